@@ -1,0 +1,157 @@
+"""Send items to an HTTP API from a pool of workers; write how long each request took to one log.
+
+Without --url, the requests go to a small server that this program starts itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import statistics
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import NamedTuple
+
+from poollock import BaseLock, LockedLogWriter, locked_pool, manager_locked_pool
+
+try:
+    from tqdm import tqdm
+except ImportError:  # the job runs the same without its progress bar
+    tqdm = None
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+
+class Outcome(NamedTuple):
+    """What became of one request."""
+
+    cost: float
+    failed: bool
+
+
+def send_request(lock: BaseLock, data: str, *, url: str, log: str, timeout: float) -> Outcome:
+    """Send *data* to *url* and log the cost: the task that each worker runs."""
+    target = url.replace("{data}", urllib.parse.quote(data, safe=""))
+    with LockedLogWriter(log, lock=lock) as writer:
+        try:
+            with writer.timed(f"request {data}") as timer, urllib.request.urlopen(target, timeout=timeout) as reply:
+                reply.read()
+        except Exception:  # noqa: BLE001 - whatever a server does, the next request is sent
+            return Outcome(timer.seconds, failed=True)
+    return Outcome(timer.seconds, failed=False)
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers each request with its path, a little later."""
+
+    def do_GET(self) -> None:
+        """Answer a GET request."""
+        time.sleep(random.uniform(0.005, 0.03))  # noqa: S311 - a delay, not a secret
+        body = self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Leave the terminal to the progress bar."""
+
+
+class LoopbackServer(ThreadingHTTPServer):
+    """The server that stands in for the API; many workers connect at once."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that left early, as workers do on Ctrl-C."""
+
+
+@contextmanager
+def served(url: str | None) -> Iterator[str]:
+    """Yield *url*, or that of a server on the loopback interface that runs inside the block."""
+    if url is not None:
+        yield url
+        return
+    with LoopbackServer(("127.0.0.1", 0), Echo) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{{data}}"
+        server.shutdown()
+
+
+def read_items(source: str | None) -> list[str]:
+    """Return the items of a file, one a line, or 200 made-up ones."""
+    if source is None:
+        return [f"item-{number}" for number in range(1, 201)]
+    if source == "-":
+        return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    with open(source, encoding="utf-8") as file:
+        return [line.rstrip("\r\n") for line in file if line.strip()]
+
+
+def progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+    """Show how far the job is, on a terminal."""
+    if tqdm is None or not sys.stderr.isatty():
+        return outcomes
+    return tqdm(outcomes, total=total, unit="request")
+
+
+def summary(outcomes: list[Outcome], seconds: float) -> str:
+    """Return the job's figures in one line."""
+    failures = sum(outcome.failed for outcome in outcomes)
+    line = f"{len(outcomes)} requests, {failures} failed, {len(outcomes) / seconds:.1f} requests/s"
+    costs = sorted(outcome.cost for outcome in outcomes)
+    if not costs:
+        return line
+    percentile = costs[-(-95 * len(costs) // 100) - 1]
+    return f"{line}, median {statistics.median(costs):.4f} s, 95th percentile {percentile:.4f} s"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", metavar="FILE", help="items, one a line; - is standard input; default: 200 made up")
+    parser.add_argument("--url", help="where to send an item, with {data} in it; default: a server of our own")
+    parser.add_argument("--workers", type=int, default=8, metavar="N", help="how many workers (%(default)s)")
+    parser.add_argument("--log", default="request.log", metavar="FILE", help="the log to append to (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=30, metavar="S", help="seconds a server may be silent (%(default)g)")
+    parser.add_argument("--manager", action="store_true", help="share the lock by a manager process")
+    parser.add_argument("--start-method", choices=multiprocessing.get_all_start_methods())
+    options = parser.parse_args()
+    if options.url is not None and "{data}" not in options.url:
+        parser.error("--url must have {data} in it, where the item goes")
+    if options.workers < 1:
+        parser.error("--workers must be at least 1")
+    return options
+
+
+def main() -> int:
+    """Run the job and return its exit status: 1 if any request failed."""
+    options = parse_arguments()
+    items = read_items(options.input)
+    make_pool = manager_locked_pool if options.manager else locked_pool
+    LockedLogWriter(options.log).close()  # if it cannot be written, say so before any request
+    with make_pool(options.workers, context=options.start_method) as pool, served(options.url) as url:
+        task = partial(send_request, url=url, log=options.log, timeout=options.timeout)
+        start = time.monotonic()
+        outcomes = list(progress(pool.imap_unordered(task, items), len(items)))
+        seconds = time.monotonic() - start
+    print(summary(outcomes, seconds))
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        sys.exit(f"request_log.py: {error}")

@@ -1,0 +1,265 @@
+"""What every lock has in common, and how a lock travels to a worker.
+
+A lock is pickled in two ways.  While a process is being started it travels whole: the
+semaphore and its shared words.  At any other time, in a task or a result, it travels as its
+identity, and the receiving process answers with the lock that it already has.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.context import get_spawning_popen
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar, final
+
+from ._errors import LockNotInstalledError, LockTimeoutError
+from ._process import describe
+
+_Lock = TypeVar("_Lock", bound="BaseLock")
+
+_known: weakref.WeakValueDictionary[bytes, BaseLock] = weakref.WeakValueDictionary()
+_installed: dict[str, BaseLock] = {}
+_kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else keeps alive
+
+
+class BaseLock(ABC):
+    """What every lock of a pool can do, wherever it lives: the type for annotations."""
+
+    __slots__ = ("__weakref__", "_identity", "_name")
+
+    _identity: bytes
+    _name: str | None
+
+    @property
+    def name(self) -> str | None:
+        """The name that a pool gave this lock, if one did."""
+        return self._name
+
+    @property
+    def label(self) -> str:
+        """How a message names this lock."""
+        return f"lock {self._name!r}" if self._name else f"an unnamed {type(self).__name__}"
+
+    @abstractmethod
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - multiprocessing's
+        """Take the lock, waiting for it if *block* is true.
+
+        Args:
+            block: Whether to wait while another holds the lock.
+            timeout: Seconds to wait at most; ``None`` waits without end.
+
+        Returns:
+            Whether the lock was taken.
+
+        Raises:
+            LockNotInstalledError: The lock never reached this process.
+            ManagerDiedError: The lock's manager process has ended.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the lock back.
+
+        Raises:
+            ValueError: The lock is free.
+        """
+
+    @abstractmethod
+    def locked(self) -> bool:
+        """Return whether an ``acquire`` would have to wait."""
+
+    @property
+    @abstractmethod
+    def holders(self) -> tuple[int, ...]:
+        """The pids of the processes that hold the lock; more than one only for a Semaphore."""
+
+    @property
+    def holder(self) -> int:
+        """The pid of the process that holds the lock, the first one for a Semaphore; 0 when free."""
+        return next(iter(self.holders), 0)
+
+    @property
+    @abstractmethod
+    def abandoned(self) -> bool:
+        """Whether a process died holding the lock: what it protects may be half-written."""
+
+    @abstractmethod
+    def mark_consistent(self) -> None:
+        """Clear ``abandoned``: what the lock protects has been looked at and is in order."""
+
+    @contextmanager
+    def hold(self, timeout: float | None = None) -> Iterator[None]:
+        """Hold the lock inside a ``with`` block, waiting *timeout* seconds for it at most.
+
+        Args:
+            timeout: Seconds to wait at most; ``None`` waits without end.
+
+        Raises:
+            LockTimeoutError: The lock was not free in time.
+            LockNotInstalledError: The lock never reached this process.
+        """
+        if not self.acquire(timeout=timeout):
+            raise LockTimeoutError(self.label, self.holders, timeout or 0, describe())
+        try:
+            yield
+        finally:
+            self.release()
+
+    def install(self) -> None:
+        """Make this the running process's lock: what ``current_lock()`` and tasks find there.
+
+        It is the initializer for somebody else's pool:
+        ``ProcessPoolExecutor(initializer=lock.install)``.
+        """
+        _installed[self._name or "lock"] = self
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        name = f" {self._name!r}" if self._name else ""
+        return f"<{type(self).__name__}{name} {self._state()}>"
+
+    def _state(self) -> str:
+        holders = ", ".join(map(str, self.holders))
+        if holders:
+            state = f"held by {holders}"
+        else:
+            state = "taken" if self.locked() else "free"
+        return f"{state}, abandoned" if self.abandoned else state
+
+    @property
+    def only_by_fork(self) -> bool:
+        """Whether a process can get this lock only by being forked."""
+        return False
+
+    @abstractmethod
+    def _assemble(self, *parts: Any) -> None:
+        """Build the lock from what ``_parts`` returned."""
+
+    @abstractmethod
+    def _parts(self) -> tuple[Any, ...]:
+        """Return all that another process needs to have this lock; pickled while it starts."""
+
+    def _register(self, identity: bytes | None = None, name: str | None = None) -> None:
+        self._identity = identity or os.urandom(16)
+        self._name = name
+        _known[self._identity] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        popen: Any = get_spawning_popen()
+        if popen is None:
+            return _received, (self._identity, self._name)
+        if self.only_by_fork:
+            raise RuntimeError(
+                f"{self.label} was made for the start method 'fork' and cannot be given to a process "
+                f"that starts by {popen.method!r}; make it with context={popen.method!r}"
+            )
+        return _rebuilt, (type(self), self._identity, self._name, *self._parts())
+
+
+def _rebuilt(cls: type[_Lock], identity: bytes, name: str | None, *parts: Any) -> _Lock:
+    known = _known.get(identity)
+    if isinstance(known, cls):
+        return known
+    lock = cls.__new__(cls)
+    lock._assemble(*parts)
+    lock._register(identity, name)
+    return lock
+
+
+def _received(identity: bytes, name: str | None) -> BaseLock | _AbsentLock:
+    """Answer an identity with this process's lock.
+
+    One that is not here must not fail before it is used: an error while a task is unpickled
+    kills the workers of the standard pools, one after the other.
+    """
+    known = _known.get(identity)
+    return _AbsentLock(identity, name) if known is None else known
+
+
+@final
+class _AbsentLock:
+    """What stands for a lock that this process does not have: it fails when it is used."""
+
+    def __init__(self, identity: bytes, name: str | None) -> None:
+        self._identity = identity
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        raise LockNotInstalledError(
+            f"{self!r} is used in {describe()}, which it never reached. A locked_pool has its own locks and "
+            "those made before it, for its own start method: make the lock before the pool, or pass it in "
+            "locks=. For any other pool, pass initializer=lock.install"
+        )
+
+    def __enter__(self) -> bool:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<absent lock {self._name!r}>" if self._name else "<absent lock, unnamed>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self._identity, self._name)
+
+
+def known_locks() -> list[BaseLock]:
+    """Return every lock alive in this process."""
+    # valuerefs() copies in one step: another thread may make a lock meanwhile.
+    return [lock for ref in _known.valuerefs() if (lock := ref()) is not None]
+
+
+def install_locks(named: Mapping[str, BaseLock], others: Iterable[BaseLock]) -> None:
+    """Make *named* what ``current_lock`` finds in this process, and keep *others* for its tasks."""
+    _installed.clear()
+    _installed.update(named)
+    _kept[:] = others
+
+
+def find_lock(locks: Mapping[str, BaseLock], name: str) -> BaseLock:
+    """Return the lock called *name*; for ``"lock"``, the only one if none is called so.
+
+    Raises:
+        KeyError: There is no such lock.
+    """
+    if name == "lock" and len(locks) == 1:
+        return next(iter(locks.values()))
+    return locks[name]
+
+
+def current_lock(name: str = "lock") -> BaseLock:
+    """Return the lock of the pool whose worker this is.
+
+    Args:
+        name: Which of the pool's locks; left out, the one called ``lock``, else the only one.
+
+    Raises:
+        LockNotInstalledError: No pool put a lock of that name into this process.
+    """
+    try:
+        return find_lock(_installed, name)
+    except KeyError:
+        there = f"only {', '.join(map(repr, _installed))}" if _installed else "none"
+        raise LockNotInstalledError(
+            f"no lock {name!r} was put into {describe()} ({there}). current_lock() answers in a worker of "
+            "locked_pool(), of manager_locked_pool(), or of a pool with initializer=lock.install; "
+            "in the process that made the pool, use pool.lock"
+        ) from None

@@ -1,0 +1,329 @@
+"""LockManager: the process in which the locks of a manager_locked_pool live, and their proxies."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import weakref
+from multiprocessing import current_process
+from multiprocessing.connection import Client, Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.managers import BaseManager, Server, dispatch  # type: ignore[attr-defined] # not in typeshed
+from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined] # not in typeshed
+from typing import Any, ClassVar, final
+
+from ._base import BaseLock
+from ._errors import ManagerDiedError
+from ._locks import RLock, Semaphore
+from ._process import describe, parent_is_gone
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+_PARENT_CHECK = 0.25  # seconds
+
+
+class _ServedLock:
+    """A lock or semaphore inside the manager process; each grant belongs to a client's connection."""
+
+    def __init__(self, value: int, bounded: bool) -> None:  # noqa: FBT001 - made by BaseManager._create
+        self._changed = threading.Condition()
+        self._free = value
+        self._value = value
+        self._bounded = bounded
+        self._grants: list[tuple[Connection, int]] = []
+        self._abandoned = False
+
+    def acquire(self, client: Connection, pid: int, block: bool, timeout: float | None) -> bool:  # noqa: FBT001
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free > 0, timeout if block else 0):
+                return False
+            self._free -= 1
+            self._grants.append((client, pid))
+            return True
+
+    def release(self, client: Connection, pid: int) -> None:
+        """Give one grant back: the caller's if there is one, else, as in multiprocessing, anyone's."""
+        with self._changed:
+            if self._bounded and self._free >= self._value:
+                raise ValueError("semaphore or lock released too many times")
+            own = [grant for grant in self._grants if grant == (client, pid)]
+            of_process = [grant for grant in self._grants if grant[1] == pid]
+            for grant in (own or of_process or self._grants)[:1]:
+                self._grants.remove(grant)
+            self._free += 1
+            self._changed.notify()
+
+    def withdraw(self, client: Connection, *, died: bool) -> None:
+        """Take back what *client* has, whose connection ended."""
+        with self._changed:
+            lost = [grant for grant in self._grants if grant[0] is client]
+            if lost:
+                self._grants = [grant for grant in self._grants if grant[0] is not client]
+                self._abandoned = self._abandoned or died
+                self._free += len(lost)
+                self._changed.notify(len(lost))
+
+    def state(self, client: Connection) -> tuple[int, tuple[int, ...], bool]:
+        with self._changed:
+            return self._free, tuple(pid for _, pid in self._grants), self._abandoned
+
+    def mark_consistent(self, client: Connection) -> None:
+        self._abandoned = False
+
+
+class _LockServer(Server):
+    """Serves the locks to the clients, and takes back what one held when its connection ends."""
+
+    clients: int = 0
+
+    def serve_client(self, conn: Connection) -> None:
+        with self.mutex:
+            self.clients += 1
+        try:
+            while True:
+                ident, method, args = conn.recv()
+                lock = self._lock(ident)
+                try:
+                    reply = (True, getattr(lock, method)(conn, *args))
+                except ValueError as error:
+                    reply = (False, str(error))
+                try:
+                    conn.send(reply)
+                except OSError:  # it ended while it was waiting: it never had the lock
+                    lock.withdraw(conn, died=False)
+                    raise
+        except (EOFError, OSError):
+            pass
+        finally:
+            for ident in list(self.id_to_refcount):
+                self._lock(ident).withdraw(conn, died=True)
+            with self.mutex:
+                self.clients -= 1
+
+    def _lock(self, ident: str) -> _ServedLock:
+        lock: _ServedLock = self.id_to_obj[ident][0]
+        return lock
+
+
+class LockManager(BaseManager):
+    """The process that serves the locks of one pool; it ends when the process that made it does.
+
+    Args:
+        ctx: The context that starts the process.
+    """
+
+    _Server: ClassVar[type[Server]] = _LockServer
+
+    def __init__(self, ctx: BaseContext) -> None:
+        super().__init__(authkey=os.urandom(32), ctx=ctx)
+
+    @override
+    def start(self) -> None:  # type: ignore[override] # one way to start it
+        super().start(initializer=_watch_parent)
+
+    def make_lock(self, like: BaseLock | None = None) -> BaseLock:
+        """Return a new lock in the manager process.
+
+        Args:
+            like: An RLock or a Semaphore to have one of its kind; anything else gives a plain lock.
+        """
+        if isinstance(like, Semaphore):
+            return ManagerSemaphore(self, like.value)
+        lock = ManagerLock(self)
+        return RLock.around(lock) if isinstance(like, RLock) else lock
+
+
+LockManager.register("served_lock", _ServedLock, create_method=False)
+
+
+def _watch_parent() -> None:
+    threading.Thread(target=_end_after_parent, name="parent-watch", daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    """End the manager once the parent has ended and no worker is left that uses a lock."""
+    while True:
+        time.sleep(_PARENT_CHECK)
+        server: Any = getattr(current_process(), "_manager_server", None)
+        if server is not None and not server.clients and parent_is_gone():
+            server.stop_event.set()
+            return
+
+
+class _Client:
+    """A thread's connection to the manager, which has the locks that were taken through it.
+
+    A call that is interrupted leaves its answer in the connection, which then takes no other
+    call.  It stays open for the locks taken before, and is closed with the last of them: then
+    the manager takes back what the interrupted call may have been granted.
+    """
+
+    def __init__(self, address: Any, authkey: bytes) -> None:
+        self.usable = True
+        self._grants = 0
+        self._connection = Client(address, authkey=authkey)
+        dispatch(self._connection, None, "accept_connection", (current_process().name,))
+        _open_clients.add(self)
+
+    def call(self, ident: str, method: str, args: tuple[Any, ...]) -> Any:
+        try:
+            self._connection.send((ident, method, args))
+            done, result = self._connection.recv()
+        except BaseException:
+            self.usable = False
+            self._close_if_done()
+            raise
+        if not done:
+            raise ValueError(result)
+        return result
+
+    def granted(self) -> None:
+        self._grants += 1
+
+    def given_back(self) -> None:
+        self._grants -= 1
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if not self.usable and self._grants <= 0:
+            self._connection.close()
+
+    def forget(self) -> None:
+        """Leave the connection to the process that this one was forked from."""
+        self.usable = False
+        self._connection.close()
+
+
+class _ThreadClients(threading.local):
+    def __init__(self) -> None:
+        self.by_address: dict[Any, _Client] = {}
+
+
+_clients = _ThreadClients()
+_open_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_open_clients):
+        client.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Proxy(BaseLock):
+    """A lock that lives in a manager process."""
+
+    __slots__ = ("_address", "_authkey", "_granted", "_ident")
+
+    _address: Any
+    _authkey: bytes
+    _ident: str
+    _granted: list[_Client]
+
+    def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
+        token, _ = manager._create("served_lock", value, bounded)  # type: ignore[attr-defined]
+        self._assemble(token.address, bytes(manager._authkey), token.id)  # type: ignore[attr-defined]
+        self._register()
+
+    @override
+    def _assemble(self, address: Any, authkey: bytes, ident: str) -> None:
+        self._address = address
+        self._authkey = authkey
+        self._ident = ident
+        self._granted = []
+
+    @override
+    def _parts(self) -> tuple[Any, ...]:
+        return self._address, self._authkey, self._ident
+
+    def _client(self) -> _Client:
+        client = _clients.by_address.get(self._address)
+        if client is None or not client.usable:
+            client = _clients.by_address[self._address] = _Client(self._address, AuthenticationString(self._authkey))
+        return client
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return self._client().call(self._ident, method, args)
+        except (OSError, EOFError) as error:
+            raise ManagerDiedError(
+                f"{self.label} cannot be reached from {describe()}: its manager process has ended "
+                f"({type(error).__name__}: {error}). It ends with its pool"
+            ) from error
+
+    @override
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        if not self._call("acquire", os.getpid(), block, timeout):
+            return False
+        client = self._client()
+        client.granted()
+        self._granted.append(client)
+        return True
+
+    @override
+    def release(self) -> None:
+        try:
+            self._call("release", os.getpid())
+        finally:
+            if self._granted:
+                self._granted.pop().given_back()
+
+    def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
+        state: tuple[int, tuple[int, ...], bool] = self._call("state")
+        return state
+
+    @override
+    def locked(self) -> bool:
+        return self._served_state()[0] == 0
+
+    @property
+    @override
+    def holders(self) -> tuple[int, ...]:
+        return self._served_state()[1]
+
+    @property
+    @override
+    def abandoned(self) -> bool:
+        return self._served_state()[2]
+
+    @override
+    def mark_consistent(self) -> None:
+        self._call("mark_consistent")
+
+    @override
+    def _state(self) -> str:
+        try:
+            return super()._state()
+        except ManagerDiedError:
+            return "whose manager process has ended"
+
+
+@final
+class ManagerLock(_Proxy):
+    """A plain lock in a manager process."""
+
+    __slots__ = ()
+
+    def __init__(self, manager: LockManager) -> None:
+        super().__init__(manager, 1, bounded=True)
+
+
+@final
+class ManagerSemaphore(_Proxy):
+    """A semaphore in a manager process."""
+
+    __slots__ = ()
+
+    def __init__(self, manager: LockManager, value: int) -> None:
+        super().__init__(manager, value, bounded=False)
+
+    def get_value(self) -> int:
+        """Return how many more can take the semaphore now."""
+        return self._served_state()[0]

@@ -1,0 +1,182 @@
+"""Tasks as bytes; and when one cannot be pickled, which part of it, and the way out."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from functools import partial
+from multiprocessing.pool import Pool, mapstar, starmapstar  # type: ignore[attr-defined] # not in typeshed
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.synchronize import Condition, Event, SemLock
+from types import FunctionType, MethodType
+from typing import Any, TypeAlias
+
+from ._process import describe
+
+# A part of an object: where in the object it is, and the part itself.
+_Part: TypeAlias = tuple[str, Any]
+
+_MAPPERS = (mapstar, starmapstar)
+_REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
+
+
+def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> memoryview:
+    """Return a task as bytes.
+
+    Raises:
+        Exception: What pickling raised, the message saying which part is to blame and what to do.
+    """
+    try:
+        data = ForkingPickler.dumps((func, args, kwds))
+    except Exception as error:
+        raise _explained(error, func, args, kwds) from error
+    _check_method(args[0][0] if func in _MAPPERS else func)
+    return data
+
+
+def load_task(data: memoryview) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Return the task that *data* holds.
+
+    Raises:
+        Exception: What unpickling raised, the message saying what to do.
+    """
+    try:
+        task: tuple[Any, tuple[Any, ...], dict[str, Any]] = ForkingPickler.loads(data)
+    except Exception as error:
+        raise _rebuilt(
+            error,
+            f"{error}\nA task could not be unpickled in {describe()}. A worker must be able to import what a "
+            "task is made of: put the function, and the classes of its arguments, into a module. One typed "
+            "into a REPL or a notebook, or made after the workers were started, is not there.",
+        ) from error
+    return task
+
+
+def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> Exception:
+    if func in _MAPPERS:
+        ((func, items),) = args
+        parts: list[_Part] = [(f"item {index} of the data", item) for index, item in enumerate(items)]
+    else:
+        parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
+        parts += [(f"argument {name!r}", arg) for name, arg in kwds.items()]
+    for where, part in [("the function", func), *parts]:
+        culprit = _culprit(where, part, set())
+        if culprit:
+            path, blamed = culprit
+            return _rebuilt(
+                error,
+                f"{error}\nA task of {_name_of(func)} cannot be sent from {describe()} to a worker. To blame is\n"
+                f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}.",
+            )
+    return error
+
+
+def _check_method(func: Any) -> None:
+    """Raise if the worker would not find the bound method *func* by its name."""
+    while isinstance(func, partial):
+        func = func.func
+    if isinstance(func, MethodType) and getattr(func.__self__, func.__name__, None) != func:
+        raise pickle.PicklingError(
+            f"{_name_of(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
+            f"and its name, and {func.__name__!r} is not a name by which the object has it. Rename a method "
+            "that begins with two underscores, and give a decorated one its name by functools.wraps"
+        )
+
+
+def _rebuilt(error: Exception, message: str) -> Exception:
+    """Return *error*'s like with another message, if its type is known to be made of one."""
+    if type(error) in _REBUILT_AS_THEY_ARE:
+        return type(error)(message)
+    return pickle.PicklingError(f"{type(error).__name__}: {message}")
+
+
+def _culprit(path: str, part: Any, seen: set[int]) -> _Part | None:
+    """Return the innermost part of *part* that does not pickle, and the path to it."""
+    if id(part) in seen or _pickles(part):
+        return None
+    seen.add(id(part))
+    for inner_path, inner in _parts_of(path, part):
+        culprit = _culprit(inner_path, inner, seen)
+        if culprit:
+            return culprit
+    return path, part
+
+
+def _pickles(part: Any) -> bool:
+    try:
+        ForkingPickler.dumps(part)
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not pickle
+        return False
+    return True
+
+
+def _parts_of(path: str, whole: Any) -> Iterator[_Part]:
+    if isinstance(whole, MethodType):
+        yield f"the object of {_name_of(whole)}", whole.__self__
+    elif isinstance(whole, partial):
+        yield f"the function of {path}", whole.func
+        for index, arg in enumerate(whole.args):
+            yield f"argument {index} of {_name_of(whole)}", arg
+        for name, arg in whole.keywords.items():
+            yield f"argument {name!r} of {_name_of(whole)}", arg
+    elif isinstance(whole, (list, tuple, set, frozenset)):
+        for index, item in enumerate(whole):
+            yield f"{path}[{index}]", item
+    elif isinstance(whole, dict):
+        for key, value in whole.items():
+            yield f"a key of {path}", key
+            yield f"{path}[{key!r}]", value
+    elif not isinstance(whole, (type, FunctionType)):
+        yield from _state_of(path, whole)
+
+
+def _state_of(path: str, whole: object) -> Iterator[_Part]:
+    try:
+        reduced = whole.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - it is to blame itself
+        return
+    if isinstance(reduced, str):
+        return
+    _, args, *rest = reduced
+    for state in rest[0] if rest and isinstance(rest[0], tuple) else rest[:1]:
+        if isinstance(state, dict):
+            for name, value in state.items():
+                yield f"{type(whole).__qualname__}.{name}", value
+    for index, arg in enumerate(args):
+        yield f"part {index} of {path}", arg
+
+
+def _name_of(func: Any) -> str:
+    while isinstance(func, partial):
+        func = func.func
+    return getattr(func, "__qualname__", None) or repr(func)
+
+
+def _kind_of(part: Any) -> str:
+    if isinstance(part, (type, FunctionType)):
+        kind = "class" if isinstance(part, type) else "function"
+        return f"the {kind} {part.__module__}.{part.__qualname__}"
+    name = type(part).__name__
+    if type(part).__module__ not in ("builtins", "__main__"):
+        name = f"{name} of {type(part).__module__}"
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _way_out(part: Any) -> str:
+    if isinstance(part, (SemLock, Condition, Event)):
+        return (
+            "A multiprocessing lock reaches a worker only while that is started. Use the pool's lock: name "
+            "a parameter of the function 'lock', or pass lock=pool.lock; or make a poollock.Lock() before "
+            "the pool"
+        )
+    if isinstance(part, (type, FunctionType)):
+        return "Only what a module defines at its top level can be sent: move it there"
+    if isinstance(part, Pool):
+        return (
+            "A pool belongs to the process that made it. Leave it out in the object's __getstate__, "
+            "or make the task a module-level function"
+        )
+    return (
+        "Leave it out in its object's __getstate__ and make it anew in the worker, or make the task a "
+        "module-level function that takes only what it needs"
+    )

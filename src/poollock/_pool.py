@@ -1,0 +1,377 @@
+"""LockedPool: a multiprocessing.Pool whose workers share locks; and the two factories."""
+
+from __future__ import annotations
+
+import multiprocessing.pool
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from threading import Thread
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._base import BaseLock, find_lock, known_locks
+from ._binding import asks_for, bind_locks
+from ._channel import ResultQueue, TaskQueue
+from ._locks import Lock
+from ._process import resolve_context
+from ._worker import start_worker
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
+
+    from ._manager import LockManager
+
+_T = TypeVar("_T")
+
+
+class LockedPool(multiprocessing.pool.Pool):
+    """A ``multiprocessing.Pool`` whose workers share locks; see :func:`locked_pool`."""
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: BaseContext | str | None = None,
+        *,
+        locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+    ) -> None:
+        self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
+        _check_count("processes", processes)
+        _check_count("maxtasksperchild", maxtasksperchild)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        initargs = tuple(initargs)
+        ctx = resolve_context(context)
+        wanted = _check_locks(locks, ctx)
+        try:
+            with _interrupts_held(ctx):
+                self._locks = self._make_locks(wanted, ctx)
+                for name, lock in self._locks.items():
+                    lock._name = lock._name or name
+                others = [lock for lock in known_locks() if _can_reach(lock, ctx)]
+                super().__init__(
+                    processes,
+                    start_worker,
+                    (self._locks, others, initializer, initargs),
+                    maxtasksperchild,
+                    ctx,
+                )
+        except BaseException:  # a Ctrl-C that was held back among them
+            if self._state == multiprocessing.pool.RUN:
+                self.terminate()
+            else:
+                self._end_locks()
+            raise
+
+    @property
+    def lock(self) -> BaseLock:
+        """The lock called ``lock``, else the only one.
+
+        Raises:
+            AttributeError: The pool has several locks, and none of that name.
+        """
+        try:
+            return find_lock(self._locks, "lock")
+        except KeyError:
+            names = ", ".join(map(repr, self._locks))
+            raise AttributeError(f"this pool has no lock 'lock', but {names}: use pool.locks[name]") from None
+
+    @property
+    def locks(self) -> Mapping[str, BaseLock]:
+        """The pool's locks by name."""
+        return MappingProxyType(self._locks)
+
+    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
+        return {name: Lock(context=ctx) if lock is None else lock for name, lock in wanted.items()}
+
+    def _end_locks(self) -> None:
+        """End what the locks live in, if it is the pool's."""
+
+    @override
+    def terminate(self) -> None:
+        super().terminate()
+        self._end_locks()
+
+    @override
+    def join(self) -> None:
+        super().join()
+        self._end_locks()
+
+    # How multiprocessing.pool.Pool reaches its workers.
+
+    def _setup_queues(self) -> None:
+        self._inqueue = TaskQueue(self._ctx)
+        self._outqueue = ResultQueue(self._ctx)
+        self._quick_put = self._inqueue.put
+        self._quick_get = self._outqueue._reader.recv
+
+    @staticmethod
+    def _help_stuff_finish(inqueue: TaskQueue, task_handler: Thread, size: int) -> None:
+        inqueue.drain(task_handler)
+
+    # The methods of Pool, with the locks bound that the function asks for.
+
+    @override
+    def apply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},  # noqa: B006 - the standard library's default, never changed
+    ) -> _T:
+        """Call ``func(*args, **kwds)`` in a worker and return the result."""
+        return self.apply_async(func, args, kwds).get()
+
+    @override
+    def apply_async(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},  # noqa: B006 - the standard library's default, never changed
+        callback: Callable[[_T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[_T]:
+        """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``."""
+        args = tuple(args)
+        func = bind_locks(func, self._locks, len(args), kwds)
+        return super().apply_async(func, args, kwds, callback, error_callback)
+
+    @override
+    def map(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[_T]:
+        """Return ``[func(x) for x in iterable]``, the calls spread over the workers."""
+        return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
+
+    @override
+    def map_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]:
+        """Start what ``map`` does and return its ``MapResult``."""
+        func = bind_locks(func, self._locks, 1)
+        # typeshed gives `callback` one item, where the whole list arrives
+        return super().map_async(func, iterable, chunksize, callback, error_callback)  # type: ignore[arg-type]
+
+    @override
+    def imap(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """Yield each result of ``map``, in order, as soon as it is there."""
+        return super().imap(bind_locks(func, self._locks, 1), iterable, chunksize)
+
+    @override
+    def imap_unordered(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """Yield each result of ``map``, in any order, as soon as it is there."""
+        return super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
+
+    @override
+    def starmap(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[_T]:
+        """Return ``[func(*args) for args in iterable]``, the calls spread over the workers."""
+        func, iterable = self._bind_star(func, iterable)
+        return super().starmap(func, iterable, chunksize)
+
+    @override
+    def starmap_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[list[_T]]:
+        """Start what ``starmap`` does and return its ``AsyncResult``."""
+        func, iterable = self._bind_star(func, iterable)
+        return super().starmap_async(func, iterable, chunksize, callback, error_callback)
+
+    def _bind_star(
+        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]]
+    ) -> tuple[Callable[..., _T], Iterable[Iterable[Any]]]:
+        if not asks_for(func, self._locks):
+            return func, iterable
+        calls = [args if isinstance(args, Sized) else tuple(args) for args in iterable]
+        shortest = min(map(len, calls), default=0)  # the call that leaves the most to be filled
+        return (bind_locks(func, self._locks, shortest) if calls else func), calls
+
+
+class ManagerLockedPool(LockedPool):
+    """A ``LockedPool`` whose locks live in a manager process; see :func:`manager_locked_pool`."""
+
+    _manager: LockManager | None = None
+
+    @override
+    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
+        # Not imported before it is wanted: it takes as long as all the rest.
+        from ._manager import LockManager  # noqa: PLC0415
+
+        self._manager = LockManager(ctx)
+        self._manager.start()
+        return {name: self._manager.make_lock(lock) for name, lock in wanted.items()}
+
+    @override
+    def _end_locks(self) -> None:
+        if self._manager is not None:
+            self._manager.shutdown()
+
+
+def locked_pool(
+    processes: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: Iterable[Any] = (),
+    maxtasksperchild: int | None = None,
+    *,
+    locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+    context: BaseContext | str | None = None,
+) -> LockedPool:
+    """Return a pool whose workers share locks that they inherited when they started.
+
+    A task function gets a lock by naming a parameter after it, by ``current_lock()``, or as an
+    argument, ``partial(f, lock=pool.lock)``.
+
+    Args:
+        processes: How many workers; ``None`` is the number of processors.
+        initializer: Called in each worker when it starts, with the locks in place.
+        initargs: The arguments of *initializer*.
+        maxtasksperchild: How many tasks a worker runs before another takes its place;
+            ``None`` is no limit.
+        locks: The names of the locks, each a plain ``Lock``; or a mapping of name to lock.
+            Left out, there is one called ``lock``.
+        context: A multiprocessing context, or the name of a start method; ``None`` is the
+            default context.
+
+    Raises:
+        TypeError: An argument is not of its kind.
+        ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
+            made for another start method.
+    """
+    return LockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
+
+
+def manager_locked_pool(
+    processes: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: Iterable[Any] = (),
+    maxtasksperchild: int | None = None,
+    *,
+    locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+    context: BaseContext | str | None = None,
+) -> LockedPool:
+    """Return the same pool as :func:`locked_pool`, with the locks in a manager process.
+
+    The pool starts the process and ends it.  A lock given in *locks* says of which kind the
+    manager's is: use the one in ``pool.locks``, not the one given.
+
+    Args:
+        processes: How many workers; ``None`` is the number of processors.
+        initializer: Called in each worker when it starts, with the locks in place.
+        initargs: The arguments of *initializer*.
+        maxtasksperchild: How many tasks a worker runs before another takes its place;
+            ``None`` is no limit.
+        locks: The names of the locks, each a plain lock; or a mapping of name to lock.
+            Left out, there is one called ``lock``.
+        context: A multiprocessing context, or the name of a start method; ``None`` is the
+            default context.
+
+    Raises:
+        TypeError: An argument is not of its kind.
+        ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
+            made for another start method.
+    """
+    return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
+
+
+def _check_count(name: str, count: object) -> None:
+    if count is None:
+        return
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{name} must be an int or None, not {count!r}")
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, not {count}")
+
+
+def _check_locks(locks: object, ctx: BaseContext) -> dict[str, BaseLock | None]:
+    """Return name to lock, or to None where a plain one is to be made."""
+    if locks is None:
+        return {"lock": None}
+    if isinstance(locks, (str, BaseLock)) or not isinstance(locks, Iterable):
+        raise TypeError(
+            f"locks must be names, locks=('console', 'log'), or a mapping of name to lock, not {locks!r}"
+        )
+    items: list[tuple[object, object]] = (
+        list(locks.items()) if isinstance(locks, Mapping) else [(name, None) for name in locks]
+    )
+    checked: dict[str, BaseLock | None] = {}
+    for name, lock in items:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a lock must be a str, not {name!r}")
+        if not name.isidentifier():
+            raise ValueError(f"the name of a lock must be one that a parameter can have, not {name!r}")
+        if name in checked:
+            raise ValueError(f"the name {name!r} stands twice in locks")
+        if isinstance(locks, Mapping) and not isinstance(lock, BaseLock):
+            raise TypeError(
+                f"locks[{name!r}] must be a Lock, RLock or Semaphore of poollock, not {lock!r}, "
+                "which would not reach a worker"
+            )
+        if isinstance(lock, BaseLock) and not _can_reach(lock, ctx):
+            method = ctx.get_start_method()
+            raise ValueError(
+                f"locks[{name!r}] was made for the start method 'fork' and this pool starts its workers by "
+                f"{method!r}: make the lock with context={method!r}"
+            )
+        checked[name] = lock if isinstance(lock, BaseLock) else None
+    return checked
+
+
+def _can_reach(lock: BaseLock, ctx: BaseContext) -> bool:
+    return not lock.only_by_fork or ctx.get_start_method() == "fork"
+
+
+@contextmanager
+def _interrupts_held(ctx: BaseContext) -> Iterator[None]:
+    """Hold SIGINT back while processes are started: they, and the threads that replace them, inherit that.
+
+    A worker lets it through as soon as it has a handler (start_worker); the manager never does.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    _start_helpers(ctx)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_helpers(ctx: BaseContext) -> None:
+    """Start the processes that live as long as the program: they must not inherit a blocked signal."""
+    method = ctx.get_start_method()
+    if method != "fork":
+        from multiprocessing import resource_tracker  # noqa: PLC0415 - not on Windows
+
+        resource_tracker.ensure_running()  # unblocks SIGINT itself, before Python 3.12.5
+    if method == "forkserver":
+        from multiprocessing import forkserver  # noqa: PLC0415 - not on Windows
+
+        forkserver.ensure_running()

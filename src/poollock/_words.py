@@ -1,0 +1,46 @@
+"""Words of shared memory: 32 bits each, written in one store, seen by every process."""
+
+from __future__ import annotations
+
+import collections
+import mmap
+import os
+from multiprocessing.heap import Arena
+from typing import Any
+
+_WORD = 4
+_LINE = 64  # bytes; one cache line a lock, so that two busy locks do not slow each other down
+
+# A line is given out once and never again: a process that outlives the lock may still write to it.
+_free: collections.deque[tuple[Arena, int]] = collections.deque()
+
+
+class SharedWords:
+    """Words of shared memory that start as zeros; pickled only while a process is being started."""
+
+    __slots__ = ("_parts", "view")
+
+    def __init__(self, arena: Arena, start: int, count: int) -> None:
+        self._parts = (arena, start, count)
+        self.view: memoryview[int] = memoryview(arena.buffer)[start : start + count * _WORD].cast("I")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._parts
+
+
+def shared_words(count: int) -> SharedWords:
+    """Return *count* new words."""
+    size = count * _WORD
+    if size > _LINE:
+        pages = -(-size // mmap.PAGESIZE)
+        return SharedWords(Arena(pages * mmap.PAGESIZE), 0, count)
+    while True:
+        try:
+            return SharedWords(*_free.popleft(), count)
+        except IndexError:
+            page = Arena(mmap.PAGESIZE)
+            _free.extend((page, start) for start in range(0, mmap.PAGESIZE, _LINE))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free.clear)  # those lines are the parent's to give out
