@@ -13,19 +13,15 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
-from poollock import BaseLock, LockedLogWriter, locked_pool, manager_locked_pool
-
-try:
-    from tqdm import tqdm
-except ImportError:  # the job runs the same without its progress bar
-    tqdm = None
+from poollock import LockedLogWriter, locked_pool, manager_locked_pool
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -37,15 +33,15 @@ class Outcome(NamedTuple):
     failed: bool
 
 
-def send_request(lock: BaseLock, data: str, *, url: str, log: str, timeout: float) -> Outcome:
+def send_request(data: str, *, url: str, log: LockedLogWriter, timeout: float) -> Outcome:
     """Send *data* to *url* and log the cost: the task that each worker runs."""
     target = url.replace("{data}", urllib.parse.quote(data, safe=""))
-    with LockedLogWriter(log, lock=lock) as writer:
-        try:
-            with writer.timed(f"request {data}") as timer, urllib.request.urlopen(target, timeout=timeout) as reply:
-                reply.read()
-        except Exception:  # noqa: BLE001 - whatever a server does, the next request is sent
-            return Outcome(timer.seconds, failed=True)
+    timer = log.timed(f"request {data}")
+    try:
+        with timer, urllib.request.urlopen(target, timeout=timeout) as reply:
+            reply.read()
+    except Exception:  # noqa: BLE001 - whatever a server does, the next request is sent
+        return Outcome(timer.seconds, failed=True)
     return Outcome(timer.seconds, failed=False)
 
 
@@ -76,13 +72,13 @@ class LoopbackServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def served(url: str | None) -> Iterator[str]:
+def served(url: str | None) -> Generator[str, None, None]:
     """Yield *url*, or that of a server on the loopback interface that runs inside the block."""
     if url is not None:
         yield url
         return
     with LoopbackServer(("127.0.0.1", 0), Echo) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/{{data}}"
         server.shutdown()
 
@@ -93,13 +89,17 @@ def read_items(source: str | None) -> list[str]:
         return [f"item-{number}" for number in range(1, 201)]
     if source == "-":
         return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
-    with open(source, encoding="utf-8") as file:
+    with Path(source).open(encoding="utf-8") as file:
         return [line.rstrip("\r\n") for line in file if line.strip()]
 
 
 def progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     """Show how far the job is, on a terminal."""
-    if tqdm is None or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
+        return outcomes
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 - the job runs the same without it
+    except ImportError:
         return outcomes
     return tqdm(outcomes, total=total, unit="request")
 
@@ -117,12 +117,22 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", metavar="FILE", help="items, one a line; - is standard input; default: 200 made up")
-    parser.add_argument("--url", help="where to send an item, with {data} in it; default: a server of our own")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input", metavar="FILE", help="items, one a line; - is standard input; default: 200 made up"
+    )
+    parser.add_argument(
+        "--url", help="where to send an item, with {data} in it; default: a server of our own"
+    )
     parser.add_argument("--workers", type=int, default=8, metavar="N", help="how many workers (%(default)s)")
-    parser.add_argument("--log", default="request.log", metavar="FILE", help="the log to append to (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=30, metavar="S", help="seconds a server may be silent (%(default)g)")
+    parser.add_argument(
+        "--log", default="request.log", metavar="FILE", help="the log to append to (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=30, metavar="S", help="seconds a server may be silent (%(default)g)"
+    )
     parser.add_argument("--manager", action="store_true", help="share the lock by a manager process")
     parser.add_argument("--start-method", choices=multiprocessing.get_all_start_methods())
     options = parser.parse_args()
@@ -138,9 +148,12 @@ def main() -> int:
     options = parse_arguments()
     items = read_items(options.input)
     make_pool = manager_locked_pool if options.manager else locked_pool
-    LockedLogWriter(options.log).close()  # if it cannot be written, say so before any request
-    with make_pool(options.workers, context=options.start_method) as pool, served(options.url) as url:
-        task = partial(send_request, url=url, log=options.log, timeout=options.timeout)
+    with (
+        make_pool(options.workers, context=options.start_method) as pool,
+        LockedLogWriter(options.log, lock=pool.lock) as log,
+        served(options.url) as url,
+    ):
+        task = partial(send_request, url=url, log=log, timeout=options.timeout)
         start = time.monotonic()
         outcomes = list(progress(pool.imap_unordered(task, items), len(items)))
         seconds = time.monotonic() - start

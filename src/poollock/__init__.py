@@ -23,6 +23,5 @@ __all__ = [
 ]
 
 # A traceback, a repr and a pickle say where a user finds the name.
-for _name in __all__:
-    globals()[_name].__module__ = __name__
-del _name
+for _public in [globals()[_name] for _name in __all__]:
+    _public.__module__ = __name__

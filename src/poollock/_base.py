@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
@@ -92,7 +92,7 @@ class BaseLock(ABC):
         """Clear ``abandoned``: what the lock protects has been looked at and is in order."""
 
     @contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[None]:
+    def hold(self, timeout: float | None = None) -> Generator[None, None, None]:
         """Hold the lock inside a ``with`` block, waiting *timeout* seconds for it at most.
 
         Args:
@@ -135,10 +135,7 @@ class BaseLock(ABC):
 
     def _state(self) -> str:
         holders = ", ".join(map(str, self.holders))
-        if holders:
-            state = f"held by {holders}"
-        else:
-            state = "taken" if self.locked() else "free"
+        state = f"held by {holders}" if holders else "taken" if self.locked() else "free"
         return f"{state}, abandoned" if self.abandoned else state
 
     @property
@@ -147,7 +144,7 @@ class BaseLock(ABC):
         return False
 
     @abstractmethod
-    def _assemble(self, *parts: Any) -> None:
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
         """Build the lock from what ``_parts`` returned."""
 
     @abstractmethod
@@ -168,15 +165,15 @@ class BaseLock(ABC):
                 f"{self.label} was made for the start method 'fork' and cannot be given to a process "
                 f"that starts by {popen.method!r}; make it with context={popen.method!r}"
             )
-        return _rebuilt, (type(self), self._identity, self._name, *self._parts())
+        return _rebuilt, (type(self), self._identity, self._name, self._parts())
 
 
-def _rebuilt(cls: type[_Lock], identity: bytes, name: str | None, *parts: Any) -> _Lock:
+def _rebuilt(cls: type[_Lock], identity: bytes, name: str | None, parts: tuple[Any, ...]) -> _Lock:
     known = _known.get(identity)
     if isinstance(known, cls):
         return known
     lock = cls.__new__(cls)
-    lock._assemble(*parts)
+    lock._assemble(parts)
     lock._register(identity, name)
     return lock
 
@@ -209,7 +206,7 @@ class _AbsentLock:
         )
 
     def __enter__(self) -> bool:
-        self.acquire()
+        return bool(self.acquire())
 
     def __exit__(self, *_: object) -> None:
         self.release()

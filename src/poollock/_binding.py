@@ -62,9 +62,7 @@ def bind_locks(
         for parameter in signature.parameters.values()
         if parameter.name in locks and parameter.default is _Parameter.empty and parameter.name not in kwds
     ]
-    leading = list(
-        takewhile(lambda p: p in wanted and p.kind in _BY_POSITION, signature.parameters.values())
-    )
+    leading = list(takewhile(lambda p: p in wanted and p.kind in _BY_POSITION, signature.parameters.values()))
     for first in (leading, []) if leading else ([],):
         placed = [None] * len(first)
         try:

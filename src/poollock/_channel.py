@@ -8,8 +8,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Lock
 from typing import Any, TypeAlias
 
 from ._pickling import dump_task, load_task
@@ -26,6 +28,10 @@ _result_queues: weakref.WeakSet[ResultQueue] = weakref.WeakSet()
 
 class TaskQueue(SimpleQueue[Any]):
     """The tasks, on their way to any worker; each is unpickled only when it is run."""
+
+    _reader: Connection
+    _writer: Connection
+    _rlock: Lock
 
     def __init__(self, ctx: BaseContext) -> None:
         super().__init__(ctx=ctx)
@@ -65,6 +71,8 @@ class TaskQueue(SimpleQueue[Any]):
 
 class ResultQueue(SimpleQueue[Any]):
     """The results, on their way to the parent."""
+
+    _reader: Connection
 
     def __init__(self, ctx: BaseContext) -> None:
         super().__init__(ctx=ctx)

@@ -6,8 +6,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from ._base import BaseLock
 from ._process import describe, resolve_context
@@ -17,10 +18,6 @@ if sys.version_info >= (3, 12):
     from typing import override
 else:
     from typing_extensions import override
-
-if TYPE_CHECKING:
-    from multiprocessing.synchronize import Lock as RawLock
-    from multiprocessing.synchronize import Semaphore as RawSemaphore
 
 # Where each word of a lock stands: whether it was abandoned, then who holds it.
 _ABANDONED = 0
@@ -47,18 +44,16 @@ class _SemaphoreLock(BaseLock):
     __slots__ = ("_method", "_raw", "_semaphore", "_shared", "_words")
 
     _method: str
-    _raw: RawLock | RawSemaphore
-    _semaphore: Any  # _multiprocessing.SemLock
+    _raw: Any  # multiprocessing.Lock or Semaphore
+    _semaphore: Any  # the _multiprocessing.SemLock in it
     _shared: SharedWords
     _words: memoryview[int]
 
     @override
-    def _assemble(self, method: str, raw: RawLock | RawSemaphore, shared: SharedWords) -> None:
-        self._method = method
-        self._raw = raw
-        self._semaphore = raw._semlock  # type: ignore[union-attr] # not in typeshed
-        self._shared = shared
-        self._words = shared.view
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
+        self._method, self._raw, self._shared = parts
+        self._semaphore = self._raw._semlock
+        self._words = self._shared.view
 
     @override
     def _parts(self) -> tuple[Any, ...]:
@@ -117,12 +112,12 @@ class Lock(_SemaphoreLock):
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
         ctx = resolve_context(context)
-        self._assemble(ctx.get_start_method(), ctx.Lock(), shared_words(2))
+        self._assemble((ctx.get_start_method(), ctx.Lock(), shared_words(2)))
         self._register()
 
     @override
-    def _assemble(self, method: str, raw: RawLock | RawSemaphore, shared: SharedWords) -> None:
-        super()._assemble(method, raw, shared)
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
+        super()._assemble(parts)
         self.__enter__, self.__exit__ = _guard(self._semaphore, self._words)  # type: ignore[method-assign] # slots
 
     @override
@@ -155,20 +150,20 @@ class RLock(BaseLock):
     _depth: int
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
-        self._assemble(Lock(context=context))
+        self._assemble((Lock(context=context),))
         self._register()
 
     @classmethod
     def around(cls, lock: BaseLock) -> RLock:
         """Return an RLock that takes *lock* the first time and gives it back the last."""
         rlock = cls.__new__(cls)
-        rlock._assemble(lock)
+        rlock._assemble((lock,))
         rlock._register()
         return rlock
 
     @override
-    def _assemble(self, lock: BaseLock) -> None:
-        self._lock = lock
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
+        (self._lock,) = parts
         self._owner = None
         self._depth = 0
 
@@ -249,21 +244,13 @@ class Semaphore(_SemaphoreLock):
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
         ctx = resolve_context(context)
         raw = ctx.Semaphore(value)
-        self._assemble(ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value)
+        self._assemble((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
         self._register()
 
     @override
-    def _assemble(
-        self,
-        method: str,
-        raw: RawLock | RawSemaphore,
-        shared: SharedWords,
-        claims: Lock,
-        value: int,
-    ) -> None:
-        super()._assemble(method, raw, shared)
-        self._claims = claims
-        self._value = value
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
+        *semaphore, self._claims, self._value = parts
+        super()._assemble(tuple(semaphore))
 
     @override
     def _parts(self) -> tuple[Any, ...]:
@@ -296,11 +283,9 @@ class Semaphore(_SemaphoreLock):
         self._semaphore.release()
 
     def _replace_holder(self, old: int, new: int) -> None:
-        with self._claims:
-            try:
-                self._words[self._words.tolist().index(old, _HOLDER)] = new
-            except ValueError:
-                pass  # released more often than taken: more holders than words, or none of ours
+        # Released more often than taken, there are more holders than words, or none of ours.
+        with self._claims, suppress(ValueError):
+            self._words[self._words.tolist().index(old, _HOLDER)] = new
 
     @override
     def _state(self) -> str:

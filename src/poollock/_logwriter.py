@@ -8,10 +8,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any
 
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
 if sys.version_info >= (3, 12):
     from typing import override
 else:
@@ -78,14 +83,35 @@ class _OpenFile:
 
 
 class Timer:
-    """What ``timed`` measures.
+    """A ``with`` block that is timed, and leaves one line in a log.
 
     Attributes:
         seconds: How long the block took; 0.0 until it ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, write_record: Callable[[str], None], label: str) -> None:
+        self._write_record = write_record
+        self._label = label
+        self._start = 0.0
         self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.seconds = time.monotonic() - self._start
+        if error is None:
+            line = f"{self._label} cost: {self.seconds:.6f}"
+        else:
+            line = f"{self._label} failed after {self.seconds:.6f}: {type(error).__name__}: {error}"
+        self._write_record(line.replace("\r", " ").replace("\n", " ") + "\n")
 
 
 class LockedLogWriter(io.TextIOBase):
@@ -137,7 +163,8 @@ class LockedLogWriter(io.TextIOBase):
 
     @property
     @override
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] # read-only at run time
+        """The name of the encoding."""
         return self._encoding
 
     @override
@@ -165,7 +192,7 @@ class LockedLogWriter(io.TextIOBase):
             OSError: The file cannot be written.
         """
         file = self._opened()
-        if not isinstance(text, str):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] # not every caller is checked
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         thread = threading.get_ident()
         whole = file.unfinished.pop(thread, "") + text
@@ -181,24 +208,13 @@ class LockedLogWriter(io.TextIOBase):
         """Write all of *lines*, whole, in one piece."""
         self.write("".join(lines))
 
-    @contextmanager
-    def timed(self, label: str) -> Iterator[Timer]:
-        """Write how long the ``with`` block took: ``LABEL cost: SECONDS``.
+    def timed(self, label: str) -> Timer:
+        """Return a context manager that writes how long its block took: ``LABEL cost: SECONDS``.
 
-        If it raises, the line is ``LABEL failed after SECONDS: ERROR``, and the exception goes
-        on.  A newline in *label* or in the error is written as a space.
+        If the block raises, the line is ``LABEL failed after SECONDS: ERROR``, and the exception
+        goes on.  A newline in *label* or in the error is written as a space.
         """
-        timer = Timer()
-        start = time.monotonic()
-        try:
-            yield timer
-        except BaseException as error:
-            timer.seconds = time.monotonic() - start
-            reason = f"{type(error).__name__}: {error}"
-            self._append(_one_line(f"{label} failed after {timer.seconds:.6f}: {reason}"))
-            raise
-        timer.seconds = time.monotonic() - start
-        self._append(_one_line(f"{label} cost: {timer.seconds:.6f}"))
+        return Timer(self._append, label)
 
     @override
     def close(self) -> None:
@@ -249,10 +265,6 @@ def _received(
     writer = cls.__new__(cls)
     writer._assemble(path, lock, encoding)
     return writer
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\r", " ").replace("\n", " ") + "\n"
 
 
 _writers: weakref.WeakSet[LockedLogWriter] = weakref.WeakSet()

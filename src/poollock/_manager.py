@@ -11,7 +11,6 @@ from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import BaseManager, Server, dispatch  # type: ignore[attr-defined] # not in typeshed
-from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined] # not in typeshed
 from typing import Any, ClassVar, final
 
 from ._base import BaseLock
@@ -68,11 +67,11 @@ class _ServedLock:
                 self._free += len(lost)
                 self._changed.notify(len(lost))
 
-    def state(self, client: Connection) -> tuple[int, tuple[int, ...], bool]:
+    def state(self, _client: Connection) -> tuple[int, tuple[int, ...], bool]:
         with self._changed:
             return self._free, tuple(pid for _, pid in self._grants), self._abandoned
 
-    def mark_consistent(self, client: Connection) -> None:
+    def mark_consistent(self, _client: Connection) -> None:
         self._abandoned = False
 
 
@@ -80,6 +79,9 @@ class _LockServer(Server):
     """Serves the locks to the clients, and takes back what one held when its connection ends."""
 
     clients: int = 0
+    mutex: threading.Lock
+    id_to_refcount: dict[str, int]
+    id_to_obj: dict[str, tuple[Any, ...]]
 
     def serve_client(self, conn: Connection) -> None:
         with self.mutex:
@@ -120,7 +122,8 @@ class LockManager(BaseManager):
     _Server: ClassVar[type[Server]] = _LockServer
 
     def __init__(self, ctx: BaseContext) -> None:
-        super().__init__(authkey=os.urandom(32), ctx=ctx)
+        self._key = os.urandom(32)
+        super().__init__(authkey=self._key, ctx=ctx)
 
     @override
     def start(self) -> None:  # type: ignore[override] # one way to start it
@@ -136,6 +139,12 @@ class LockManager(BaseManager):
             return ManagerSemaphore(self, like.value)
         lock = ManagerLock(self)
         return RLock.around(lock) if isinstance(like, RLock) else lock
+
+    def create(self, value: int, *, bounded: bool) -> tuple[Any, bytes, str]:
+        """Make a lock in the server; return the server's address and key, and the lock's id there."""
+        this: Any = self  # _create is not in typeshed
+        token, _ = this._create("served_lock", value, bounded)
+        return token.address, self._key, token.id
 
 
 LockManager.register("served_lock", _ServedLock, create_method=False)
@@ -228,15 +237,12 @@ class _Proxy(BaseLock):
     _granted: list[_Client]
 
     def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
-        token, _ = manager._create("served_lock", value, bounded)  # type: ignore[attr-defined]
-        self._assemble(token.address, bytes(manager._authkey), token.id)  # type: ignore[attr-defined]
+        self._assemble(manager.create(value, bounded=bounded))
         self._register()
 
     @override
-    def _assemble(self, address: Any, authkey: bytes, ident: str) -> None:
-        self._address = address
-        self._authkey = authkey
-        self._ident = ident
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
+        self._address, self._authkey, self._ident = parts
         self._granted = []
 
     @override
@@ -246,7 +252,7 @@ class _Proxy(BaseLock):
     def _client(self) -> _Client:
         client = _clients.by_address.get(self._address)
         if client is None or not client.usable:
-            client = _clients.by_address[self._address] = _Client(self._address, AuthenticationString(self._authkey))
+            client = _clients.by_address[self._address] = _Client(self._address, self._authkey)
         return client
 
     def _call(self, method: str, *args: Any) -> Any:

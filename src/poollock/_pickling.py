@@ -1,5 +1,8 @@
 """Tasks as bytes; and when one cannot be pickled, which part of it, and the way out."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (it walks through objects of any type)
+
 from __future__ import annotations
 
 import pickle
@@ -16,7 +19,7 @@ from ._process import describe
 # A part of an object: where in the object it is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]
 
-_MAPPERS = (mapstar, starmapstar)
+_MAPPERS: tuple[Any, ...] = (mapstar, starmapstar)
 _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
 
 
@@ -26,12 +29,11 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> memo
     Raises:
         Exception: What pickling raised, the message saying which part is to blame and what to do.
     """
+    _check_method(args[0][0] if func in _MAPPERS else func)
     try:
-        data = ForkingPickler.dumps((func, args, kwds))
+        return ForkingPickler.dumps((func, args, kwds))
     except Exception as error:
         raise _explained(error, func, args, kwds) from error
-    _check_method(args[0][0] if func in _MAPPERS else func)
-    return data
 
 
 def load_task(data: memoryview) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -41,7 +43,7 @@ def load_task(data: memoryview) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         Exception: What unpickling raised, the message saying what to do.
     """
     try:
-        task: tuple[Any, tuple[Any, ...], dict[str, Any]] = ForkingPickler.loads(data)
+        task: tuple[Any, tuple[Any, ...], dict[str, Any]] = pickle.loads(data)
     except Exception as error:
         raise _rebuilt(
             error,
@@ -65,7 +67,7 @@ def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping
             path, blamed = culprit
             return _rebuilt(
                 error,
-                f"{error}\nA task of {_name_of(func)} cannot be sent from {describe()} to a worker. To blame is\n"
+                f"{error}\nA task of {_name_of(func)} cannot be sent from {describe()} to a worker:\n"
                 f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}.",
             )
     return error
@@ -78,7 +80,7 @@ def _check_method(func: Any) -> None:
     if isinstance(func, MethodType) and getattr(func.__self__, func.__name__, None) != func:
         raise pickle.PicklingError(
             f"{_name_of(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
-            f"and its name, and {func.__name__!r} is not a name by which the object has it. Rename a method "
+            f"and its name, and the object has not this one under {func.__name__!r}. Rename a method "
             "that begins with two underscores, and give a decorated one its name by functools.wraps"
         )
 

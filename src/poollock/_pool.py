@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing.pool
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from contextlib import contextmanager
+from keyword import iskeyword
 from multiprocessing.context import BaseContext
 from threading import Thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ._base import BaseLock, find_lock, known_locks
 from ._binding import asks_for, bind_locks
@@ -35,6 +36,9 @@ _T = TypeVar("_T")
 class LockedPool(multiprocessing.pool.Pool):
     """A ``multiprocessing.Pool`` whose workers share locks; see :func:`locked_pool`."""
 
+    _ctx: BaseContext
+    _state: str
+
     def __init__(
         self,
         processes: int | None = None,
@@ -53,6 +57,7 @@ class LockedPool(multiprocessing.pool.Pool):
         initargs = tuple(initargs)
         ctx = resolve_context(context)
         wanted = _check_locks(locks, ctx)
+        started = False
         try:
             with _interrupts_held(ctx):
                 self._locks = self._make_locks(wanted, ctx)
@@ -66,8 +71,9 @@ class LockedPool(multiprocessing.pool.Pool):
                     maxtasksperchild,
                     ctx,
                 )
+                started = True
         except BaseException:  # a Ctrl-C that was held back among them
-            if self._state == multiprocessing.pool.RUN:
+            if started:
                 self.terminate()
             else:
                 self._end_locks()
@@ -126,7 +132,7 @@ class LockedPool(multiprocessing.pool.Pool):
         self,
         func: Callable[..., _T],
         args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},  # noqa: B006 - the standard library's default, never changed
+        kwds: Mapping[str, Any] = {},
     ) -> _T:
         """Call ``func(*args, **kwds)`` in a worker and return the result."""
         return self.apply_async(func, args, kwds).get()
@@ -136,7 +142,7 @@ class LockedPool(multiprocessing.pool.Pool):
         self,
         func: Callable[..., _T],
         args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},  # noqa: B006 - the standard library's default, never changed
+        kwds: Mapping[str, Any] = {},
         callback: Callable[[_T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult[_T]:
@@ -146,9 +152,7 @@ class LockedPool(multiprocessing.pool.Pool):
         return super().apply_async(func, args, kwds, callback, error_callback)
 
     @override
-    def map(
-        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None
-    ) -> list[_T]:
+    def map(self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None) -> list[_T]:
         """Return ``[func(x) for x in iterable]``, the calls spread over the workers."""
         return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
 
@@ -163,8 +167,7 @@ class LockedPool(multiprocessing.pool.Pool):
     ) -> MapResult[_T]:
         """Start what ``map`` does and return its ``MapResult``."""
         func = bind_locks(func, self._locks, 1)
-        # typeshed gives `callback` one item, where the whole list arrives
-        return super().map_async(func, iterable, chunksize, callback, error_callback)  # type: ignore[arg-type]
+        return super().map_async(func, iterable, chunksize, callback, error_callback)
 
     @override
     def imap(
@@ -309,7 +312,7 @@ def _check_count(name: str, count: object) -> None:
         raise ValueError(f"{name} must be at least 1, not {count}")
 
 
-def _check_locks(locks: object, ctx: BaseContext) -> dict[str, BaseLock | None]:
+def _check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
     """Return name to lock, or to None where a plain one is to be made."""
     if locks is None:
         return {"lock": None}
@@ -317,14 +320,13 @@ def _check_locks(locks: object, ctx: BaseContext) -> dict[str, BaseLock | None]:
         raise TypeError(
             f"locks must be names, locks=('console', 'log'), or a mapping of name to lock, not {locks!r}"
         )
-    items: list[tuple[object, object]] = (
-        list(locks.items()) if isinstance(locks, Mapping) else [(name, None) for name in locks]
-    )
+    given: dict[Any, Any] | None = dict(locks) if isinstance(locks, Mapping) else None
     checked: dict[str, BaseLock | None] = {}
-    for name, lock in items:
+    for name in cast("Iterable[Any]", locks):
+        lock = given[name] if given is not None else None
         if not isinstance(name, str):
             raise TypeError(f"the name of a lock must be a str, not {name!r}")
-        if not name.isidentifier():
+        if not name.isidentifier() or iskeyword(name):
             raise ValueError(f"the name of a lock must be one that a parameter can have, not {name!r}")
         if name in checked:
             raise ValueError(f"the name {name!r} stands twice in locks")
@@ -348,7 +350,7 @@ def _can_reach(lock: BaseLock, ctx: BaseContext) -> bool:
 
 
 @contextmanager
-def _interrupts_held(ctx: BaseContext) -> Iterator[None]:
+def _interrupts_held(ctx: BaseContext) -> Generator[None, None, None]:
     """Hold SIGINT back while processes are started: they, and the threads that replace them, inherit that.
 
     A worker lets it through as soon as it has a handler (start_worker); the manager never does.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 from multiprocessing.context import BaseContext
+from typing import Any
 
 _first_parent = os.getppid()
 
 
-def resolve_context(context: BaseContext | str | None) -> BaseContext:
+def resolve_context(context: Any) -> BaseContext:
     """Return the multiprocessing context that *context* stands for.
 
     Args:

@@ -1,0 +1,77 @@
+"""What the tests share: pools of each kind, and a look at what is left over."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from poollock import LockedPool, locked_pool, manager_locked_pool
+
+METHODS = multiprocessing.get_all_start_methods()
+FACTORIES = [locked_pool, manager_locked_pool]
+
+
+@pytest.fixture(params=METHODS, scope="module")
+def method(request: pytest.FixtureRequest) -> str:
+    """Each start method of this platform."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=FACTORIES, ids=["locked", "manager"], scope="module")
+def factory(request: pytest.FixtureRequest) -> Callable[..., LockedPool]:
+    """Each of the two factories."""
+    made: Callable[..., LockedPool] = request.param
+    return made
+
+
+@pytest.fixture(scope="module")
+def pool(factory: Callable[..., LockedPool], method: str) -> Iterator[LockedPool]:
+    """A pool of two workers with one lock; of each kind, on each start method."""
+    with factory(2, context=method) as made:
+        yield made
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there, and is more than an entry that nobody has reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def children() -> set[int]:
+    """The running children of this process, but for the two helpers that live as long as it does."""
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        helper = "resource_tracker" in command or "multiprocessing.forkserver" in command
+        if parent == os.getpid() and not helper and running(int(entry.name)):
+            found.add(int(entry.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that no event tells of; the test's own time limit ends it."""
+    while not condition():
+        time.sleep(0.005)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_left() -> Iterator[None]:
+    before = children()
+    yield
+    assert multiprocessing.active_children() == []
+    assert children() <= before
