@@ -47,19 +47,28 @@ def running(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    """The running children of this process, but for the two helpers that live as long as it does."""
-    found: set[int] = set()
+    """The running processes that this one, or its fork server, has started.
+
+    Not the fork server and the resource tracker themselves: they live as long as this process.
+    """
+    by_parent: dict[int, list[int]] = {}
+    helpers: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        helper = "resource_tracker" in command or "multiprocessing.forkserver" in command
-        if parent == os.getpid() and not helper and running(int(entry.name)):
-            found.add(int(entry.name))
+        if entry.name.isdigit() and running(int(entry.name)):
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (entry / "cmdline").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            by_parent.setdefault(parent, []).append(int(entry.name))
+            for helper in ("resource_tracker", "multiprocessing.forkserver"):
+                if helper in command:
+                    helpers[int(entry.name)] = helper
+    direct = by_parent.get(os.getpid(), [])
+    found = {pid for pid in direct if pid not in helpers}
+    for pid in direct:
+        if pid in helpers:
+            found.update(by_parent.get(pid, []))
     return found
 
 

@@ -94,10 +94,11 @@ def reenter(lock: BaseLock, depth: int) -> int:
 
 
 def mark(api: BaseLock, _: int, path: str) -> None:
-    """Leave a mark at the start and the end of the time inside."""
+    """Leave a mark at the start and the end of the time inside; two must be inside together once."""
     with api:
         _append(path, "+")
-        time.sleep(0.001)  # the work that goes on inside
+        while Path(path).read_text().count("+") < 2:
+            time.sleep(0.001)
         _append(path, "-")
 
 
@@ -177,12 +178,15 @@ def write_from_threads(log: LockedLogWriter, count: int) -> None:
         thread.join()
 
 
-def server_connections(lock: BaseLock, _: int) -> tuple[int, int]:
-    """The pid, and how many sockets this process has open."""
+def sockets(lock: BaseLock, _: int) -> tuple[int, list[str]]:
+    """The pid, and the sockets that this process has open."""
     with lock:
-        links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
-    return os.getpid(), sum(link.startswith("socket:") for link in links)
+        links = [_target(fd) for fd in os.listdir("/proc/self/fd")]
+    return os.getpid(), sorted(link for link in links if link.startswith("socket:"))
 
 
-def _is_open(fd: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{fd}")
+def _target(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # the one that the listing itself used
+        return ""

@@ -243,6 +243,8 @@ class Semaphore(_SemaphoreLock):
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
         ctx = resolve_context(context)
+        if value < 0:
+            raise ValueError(f"value must be at least 0, not {value}")
         raw = ctx.Semaphore(value)
         self._assemble((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
         self._register()

@@ -129,6 +129,14 @@ class LockManager(BaseManager):
     def start(self) -> None:  # type: ignore[override] # one way to start it
         super().start(initializer=_watch_parent)
 
+    @staticmethod
+    def _finalize_manager(process: Any, address: Any, *rest: Any) -> None:
+        finalize: Any = BaseManager._finalize_manager  # type: ignore[attr-defined] # not in typeshed
+        finalize(process, address, *rest)
+        for client in list(_open_clients):
+            if client.address == address:
+                client.forget()
+
     def make_lock(self, like: BaseLock | None = None) -> BaseLock:
         """Return a new lock in the manager process.
 
@@ -173,6 +181,7 @@ class _Client:
     """
 
     def __init__(self, address: Any, authkey: bytes) -> None:
+        self.address = address
         self.usable = True
         self._grants = 0
         self._connection = Client(address, authkey=authkey)
@@ -203,7 +212,7 @@ class _Client:
             self._connection.close()
 
     def forget(self) -> None:
-        """Leave the connection to the process that this one was forked from."""
+        """Close the connection: it is a parent's, from before a fork, or its manager has ended."""
         self.usable = False
         self._connection.close()
 
@@ -250,15 +259,19 @@ class _Proxy(BaseLock):
         return self._address, self._authkey, self._ident
 
     def _client(self) -> _Client:
-        client = _clients.by_address.get(self._address)
+        clients = _clients.by_address
+        client = clients.get(self._address)
         if client is None or not client.usable:
-            client = _clients.by_address[self._address] = _Client(self._address, self._authkey)
+            for address in [address for address, client in clients.items() if not client.usable]:
+                del clients[address]
+            client = clients[self._address] = _Client(self._address, self._authkey)
         return client
 
     def _call(self, method: str, *args: Any) -> Any:
         try:
             return self._client().call(self._ident, method, args)
-        except (OSError, EOFError) as error:
+        except (ConnectionError, FileNotFoundError, EOFError) as error:
+            # Not every OSError: a TimeoutError may come from the user's own signal handler.
             raise ManagerDiedError(
                 f"{self.label} cannot be reached from {describe()}: its manager process has ended "
                 f"({type(error).__name__}: {error}). It ends with its pool"

@@ -161,7 +161,7 @@ def _kind_of(part: Any) -> str:
     name = type(part).__name__
     if type(part).__module__ not in ("builtins", "__main__"):
         name = f"{name} of {type(part).__module__}"
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+    return f"a {name}"
 
 
 def _way_out(part: Any) -> str:

@@ -105,11 +105,13 @@ class LockedPool(multiprocessing.pool.Pool):
 
     @override
     def terminate(self) -> None:
+        """End the workers at once, whatever they are doing, and what the locks live in."""
         super().terminate()
         self._end_locks()
 
     @override
     def join(self) -> None:
+        """Wait for the workers to end, after ``close`` or ``terminate``."""
         super().join()
         self._end_locks()
 

@@ -1,0 +1,35 @@
+"""The tests on every Python of the machine; `.ci/run` calls it."""
+
+import os
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+
+# Interpreters of version managers that are not on the PATH, or only as shims that may refuse.
+_home = Path.home()
+_places = [
+    Path(os.environ.get("PYENV_ROOT", _home / ".pyenv")) / "versions",
+    _home / ".local/share/uv/python",
+    _home / ".asdf/installs/python",
+]
+_found = [str(bin_) for version in PYTHONS for place in _places for bin_ in place.glob(f"*{version}.*/bin")]
+os.environ["PATH"] = os.pathsep.join([*_found, os.environ["PATH"]])
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["tests"]
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python="3.10")
+def floor(session: nox.Session) -> None:
+    """Run the tests of the smallest dependency, the oldest release that pyproject.toml allows."""
+    session.install("-e", ".[test]", "typing_extensions==4.4.0")
+    session.run("python", "-m", "pytest", "tests/test_locks.py", "tests/test_logwriter.py", *session.posargs)

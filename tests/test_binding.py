@@ -1,0 +1,116 @@
+"""Which locks a call gets, and where."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from poollock import Lock
+from poollock._binding import bind_locks
+
+LOCK, LOG, API = Lock(), Lock(), Lock()
+LOCKS = {"lock": LOCK, "log": LOG, "api": API}
+
+
+def first(lock: Any, x: Any) -> Any:
+    return lock, x
+
+
+def last(x: Any, lock: Any) -> Any:
+    return x, lock
+
+
+def keyword(x: Any, *, lock: Any) -> Any:
+    return x, lock
+
+
+def positional_only(lock: Any, x: Any, /) -> Any:
+    return lock, x
+
+
+def two(log: Any, api: Any, x: Any) -> Any:
+    return log, api, x
+
+
+def around(log: Any, x: Any, y: Any = 0, *, api: Any) -> Any:
+    return log, x, y, api
+
+
+def last_then_keyword(x: Any, lock: Any, *, log: Any) -> Any:
+    return x, lock, log
+
+
+def default(x: Any, lock: Any = None) -> Any:
+    return x, lock
+
+
+def anything(*args: Any, **kwds: Any) -> Any:
+    return args, kwds
+
+
+def middle(x: Any, lock: Any, y: Any) -> Any:
+    return x, lock, y
+
+
+class Holder:
+    def method(self, lock: Any, x: Any) -> Any:
+        return lock, x
+
+    def __call__(self, x: Any, lock: Any) -> Any:
+        return x, lock
+
+    __hash__ = None  # type: ignore[assignment] # an object that no cache can keep
+
+
+def call(func: Any, *args: Any, **kwds: Any) -> Any:
+    return bind_locks(func, LOCKS, len(args), kwds)(*args, **kwds)
+
+
+def test_places() -> None:
+    assert call(first, 1) == (LOCK, 1)
+    assert call(last, 1) == (1, LOCK)
+    assert call(keyword, 1) == (1, LOCK)
+    assert call(positional_only, 1) == (LOCK, 1)
+    assert call(two, 1) == (LOG, API, 1)
+    assert call(around, 1) == (LOG, 1, 0, API)
+    assert call(around, 1, 2) == (LOG, 1, 2, API)
+    assert call(around, 1, y=3) == (LOG, 1, 3, API)
+    assert call(Holder().method, 1) == (LOCK, 1)
+    assert call(Holder(), 1) == (1, LOCK)
+    assert call(partial(first), 1) == (LOCK, 1)
+    assert call(partial(around, y=5), 1) == (LOG, 1, 5, API)
+
+
+def test_what_the_call_fills_is_the_callers() -> None:
+    assert call(last_then_keyword, 1, 2) == (1, 2, LOG)
+    assert call(last_then_keyword, 1) == (1, LOCK, LOG)
+    assert call(first, 1, lock=2) if False else call(keyword, 1, lock=2) == (1, 2)
+    assert call(first, x=1) == (LOCK, 1)
+    assert call(partial(first, LOG), 1) == (LOG, 1)
+    assert call(partial(keyword, lock=LOG), 1) == (1, LOG)
+
+
+@pytest.mark.parametrize(
+    ("func", "count"),
+    [(first, 2), (last, 2), (default, 1), (anything, 1), (print, 1), (str, 1), (dict.get, 2), (max, 1)],
+)
+def test_a_call_that_works_is_not_touched(func: Any, count: int) -> None:
+    assert bind_locks(func, LOCKS, count) is func
+
+
+def test_binding_is_a_partial() -> None:
+    bound = bind_locks(around, LOCKS, 1)
+    assert isinstance(bound, partial)
+    assert (bound.func, bound.args, bound.keywords) == (around, (LOG,), {"api": API})
+
+
+def test_a_lock_in_the_middle() -> None:
+    assert call(middle, 1, y=2) == (1, LOCK, 2)
+    with pytest.raises(TypeError, match=r"middle\(x.*Put the lock parameters first, or make them keyword-only"):
+        bind_locks(middle, LOCKS, 2)
+
+
+def test_only_the_pools_own_names() -> None:
+    assert bind_locks(two, {"lock": LOCK}, 1) is two

@@ -1,0 +1,240 @@
+"""Lock, RLock and Semaphore, outside any pool."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tasks
+
+from poollock import BaseLock, Lock, LockNotInstalledError, LockTimeoutError, RLock, Semaphore, current_lock
+
+ME = os.getpid()
+KINDS: list[Callable[..., BaseLock]] = [Lock, RLock, Semaphore]
+
+
+@pytest.fixture(params=KINDS)
+def lock(request: pytest.FixtureRequest) -> BaseLock:
+    made: BaseLock = request.param()
+    return made
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(function()))
+    thread.start()
+    thread.join()
+    return got[0]
+
+
+def test_acquire_and_release(lock: BaseLock) -> None:
+    assert (lock.locked(), lock.holder, lock.holders) == (False, 0, ())
+    assert lock.acquire() is True
+    assert (lock.locked(), lock.holder, lock.holders) == (True, ME, (ME,))
+    assert in_thread(lambda: lock.acquire(block=False)) is False
+    assert in_thread(lambda: lock.acquire(timeout=0.01)) is False
+    assert in_thread(lambda: lock.acquire(timeout=-1)) is False
+    lock.release()
+    assert (lock.locked(), lock.holder) == (False, 0)
+
+
+def test_with_says_who_holds_it(lock: BaseLock) -> None:
+    with lock as taken:
+        assert taken is True
+        assert lock.holder == ME
+    with pytest.raises(KeyError), lock:
+        raise KeyError
+    assert lock.holder == 0
+    assert not lock.locked()
+
+
+@pytest.mark.parametrize("kind", [Lock, lambda: Semaphore(1)])
+def test_lock_released_by_another_thread(kind: Callable[[], BaseLock]) -> None:
+    lock = kind()
+    lock.acquire()
+    in_thread(lock.release)
+    assert lock.acquire(block=False)
+    lock.release()
+
+
+def test_lock_released_too_often() -> None:
+    with pytest.raises(ValueError, match="released too many times"):
+        Lock().release()
+
+
+def test_rlock_is_taken_again_by_its_thread_only() -> None:
+    lock = RLock()
+    with lock, lock:
+        assert lock.acquire(block=False)
+        lock.release()
+        assert not in_thread(lambda: lock.acquire(block=False))
+        assert lock.holder == ME
+    assert not lock.locked()
+    with pytest.raises(AssertionError, match="not held by this thread of process 'MainProcess'"):
+        lock.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_rlock_of_the_parent_is_not_the_childs() -> None:
+    lock = RLock(context="fork")
+    with lock:
+        process = multiprocessing.get_context("fork").Process(target=exit_with, args=(lock,))
+        process.start()
+        process.join()
+    assert process.exitcode == 0  # the child's thread has the parent's ident, and did not get the lock
+
+
+def exit_with(lock: BaseLock) -> None:
+    os._exit(int(lock.acquire(block=False)))
+
+
+def test_semaphore_lets_n_in() -> None:
+    semaphore = Semaphore(2)
+    assert semaphore.get_value() == 2
+    with semaphore, semaphore:
+        assert semaphore.holders == (ME, ME)
+        assert not semaphore.acquire(block=False)
+        assert repr(semaphore) == f"<Semaphore held by {ME}, {ME}, 2 at most>"
+    assert semaphore.get_value() == 2
+    assert semaphore.holders == ()
+
+
+def test_semaphore_released_more_often_than_taken() -> None:
+    semaphore = Semaphore(0)
+    assert not semaphore.acquire(block=False)
+    semaphore.release()
+    semaphore.release()
+    assert semaphore.acquire(block=False)
+    assert semaphore.acquire(block=False)
+    assert semaphore.get_value() == 0
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        Semaphore(-1)
+
+
+def test_semaphore_larger_than_a_page() -> None:
+    semaphore = Semaphore(5000)
+    with semaphore:
+        assert semaphore.holders == (ME,)
+
+
+def test_many_locks_do_not_share_their_words() -> None:
+    locks = [Lock() for _ in range(200)]
+    for lock in locks[::2]:
+        lock.acquire()
+    assert [lock.holder for lock in locks] == [ME, 0] * 100
+
+
+def test_hold(lock: BaseLock) -> None:
+    with lock.hold(1):
+        assert lock.holder == ME
+        error = in_thread(lambda: pytest.raises(LockTimeoutError, hold, lock, 0.01).value)
+    assert not lock.locked()
+    assert (error.holders, error.timeout) == ((ME,), 0.01)
+    assert f"held by process {ME}" in str(error)
+    assert str(error).startswith(f"process 'MainProcess' (pid {ME}) waited 0.01 s for an unnamed")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.holders, again.lock) == (str(error), error.holders, error.lock)
+
+
+def hold(lock: BaseLock, timeout: float) -> None:
+    with lock.hold(timeout):
+        pass
+
+
+def test_repr(lock: BaseLock) -> None:
+    kind = type(lock).__name__
+    assert repr(lock).startswith(f"<{kind} free")
+    with lock:
+        assert repr(lock).startswith(f"<{kind} held by {ME}")
+
+
+def test_abandoned(lock: BaseLock) -> None:
+    assert lock.abandoned is False
+    lock.mark_consistent()
+    assert lock.abandoned is False
+
+
+def test_copy_and_pickle_are_the_lock_itself(lock: BaseLock) -> None:
+    assert pickle.loads(pickle.dumps(lock)) is lock
+    assert copy.copy(lock) is lock
+    assert copy.deepcopy([lock])[0] is lock
+
+
+def test_lock_that_never_reached_this_process() -> None:
+    lock = Lock()
+    data = pickle.dumps(lock)
+    del lock
+    absent = pickle.loads(data)
+    for use in (
+        lambda: absent.acquire(),
+        lambda: absent.release(),
+        lambda: absent.holder,
+        lambda: absent.install(),
+        absent.__enter__,
+    ):
+        with pytest.raises(LockNotInstalledError, match=f"pid {ME}.*make the lock before the pool"):
+            use()
+    assert repr(absent) == "<absent lock, unnamed>"
+    assert repr(pickle.loads(pickle.dumps(absent))) == repr(absent)
+
+
+def test_current_lock_where_no_pool_put_one() -> None:
+    with pytest.raises(LockNotInstalledError, match="'MainProcess'.*use pool.lock"):
+        current_lock()
+
+
+@pytest.mark.parametrize("context", ["fork", multiprocessing.get_context("fork")])
+def test_fork_lock_does_not_go_to_a_spawned_process(context: Any) -> None:
+    lock = Lock(context=context)
+    process = multiprocessing.get_context("spawn").Process(target=tasks.try_lock, args=(lock,))
+    with pytest.raises(RuntimeError, match="start method 'fork'.*make it with context='spawn'"):
+        process.start()
+
+
+def test_lock_goes_to_a_process_as_it_starts(method: str) -> None:
+    lock = Lock(context=method)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process: Any = multiprocessing.get_context(method).Process(target=send_holder, args=(lock, sender))  # type: ignore[attr-defined]
+    process.start()
+    assert receiver.recv() == process.pid
+    process.join()
+    assert not lock.locked()
+
+
+def send_holder(lock: BaseLock, sender: Any) -> None:
+    with lock:
+        sender.send(lock.holder)
+
+
+@pytest.mark.parametrize(("context", "error"), [("thread", ValueError), (3, TypeError)])
+def test_wrong_context(context: Any, error: type[Exception]) -> None:
+    for kind in KINDS:
+        with pytest.raises(error):
+            kind(context=context)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal does not interrupt a wait there")
+def test_wait_that_a_signal_interrupts_leaves_the_lock_alone(lock: BaseLock) -> None:
+    in_thread(lock.acquire)
+
+    def give_up(*_: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, give_up)
+    timer = threading.Timer(0.05, os.kill, (ME, signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(InterruptedError):
+            lock.acquire()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert lock.holders == (ME,)

@@ -1,0 +1,252 @@
+"""LockedLogWriter: whole records, whoever writes, from wherever."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tasks
+
+from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def check_records(path: Path, writers: int, count: int) -> None:
+    """Every record is there once, and whole."""
+    seen: set[tuple[int, int]] = set()
+    lines = path.read_text().split("\n")
+    assert lines.pop() == ""
+    for line in lines:
+        text, _, length = line.rpartition(":")
+        assert len(text) == int(length)
+        writer, number, _ = text.split(":")
+        seen.add((int(writer), int(number)))
+    assert len(lines) == writers * count
+    assert seen == {(writer, number) for writer in range(writers) for number in range(count)}
+
+
+def test_many_processes(factory: Callable[..., LockedPool], method: str, path: Path) -> None:
+    with factory(4, context=method) as pool, LockedLogWriter(path, lock=pool.lock) as log:
+        pool.starmap(tasks.write_records, [(log, writer, 150) for writer in range(8)], chunksize=1)
+    check_records(path, 8, 150)
+
+
+def test_processes_that_each_open_the_file(path: Path) -> None:
+    program = "import sys, tasks, poollock\ntasks.write_records(poollock.LockedLogWriter(sys.argv[1]), int(sys.argv[2]), 300)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment)
+        for number in range(4)
+    ]
+    assert [process.wait() for process in started] == [0] * 4
+    check_records(path, 4, 300)
+
+
+def test_threads_of_one_process(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        tasks.write_from_threads(log, 300)
+    check_records(path, 4, 300)
+
+
+def test_forked_child_does_not_share_the_lock_nor_the_unfinished_line(path: Path) -> None:
+    """``flock`` belongs to the open file description, which fork shares."""
+    with LockedLogWriter(path) as log:
+        log.write("parent's ")
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=tasks.write_records, args=(log, n, 300)) for n in range(4)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        log.write("line\n")
+    lines = path.read_text().splitlines()
+    assert lines.pop() == "parent's line"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    check_records(path, 4, 300)
+
+
+def test_waits_for_whoever_has_the_file(path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with LockedLogWriter(path) as log, path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=log.write, args=("late\n",))
+        thread.start()
+        other.seek(0)
+        assert other.read() == ""
+        assert thread.is_alive()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        thread.join()
+        assert other.read() == "late\n"
+
+
+def test_file_is_free_after_a_write_that_failed(path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with LockedLogWriter(path) as log, path.open() as other:
+        os.set_inheritable(log.fileno(), False)  # a look at it: the descriptor is good
+        with pytest.raises(UnicodeEncodeError):
+            log.write("\ud800\n")
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_disk_full() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with LockedLogWriter("/dev/full") as log, pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        log.write("x\n")
+
+
+def test_behaves_as_a_text_stream(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        assert isinstance(log, io.TextIOBase)
+        assert (log.name, log.encoding, log.writable(), log.readable()) == (str(path), "utf-8", True, False)
+        assert log.fileno() > 2
+        assert log.write("äö\n") == 3
+        print("a", 1, None, file=log, flush=True)
+        csv.writer(log, lineterminator="\n").writerow(["x", "y z", 3])
+        json.dump({"k": [1, 2]}, log)
+        log.write("\n")
+        log.writelines(["one\n", "two", "\n"])
+        log.write("")
+        with pytest.raises(TypeError, match="must be str, not bytes"):
+            log.write(b"x")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        with pytest.raises(io.UnsupportedOperation):
+            log.read()
+        assert repr(log) == f"<LockedLogWriter {str(path)!r}>"
+    assert repr(log) == f"<LockedLogWriter {str(path)!r} closed>"
+    assert path.read_text(encoding="utf-8") == 'äö\na 1 None\nx,y z,3\n{"k": [1, 2]}\none\ntwo\n'
+
+
+def test_line_in_pieces_waits_for_its_end(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        log.write("first\nsec")
+        log.flush()
+        assert path.read_text() == "first\n"
+        thread = threading.Thread(target=log.write, args=("other thread\n",))
+        thread.start()
+        thread.join()
+        log.write("ond\nunfinished")
+        assert path.read_text() == "first\nother thread\nsecond\n"
+    assert path.read_text() == "first\nother thread\nsecond\nunfinished\n"
+
+
+def test_appends_and_keeps_open_files_apart(path: Path) -> None:
+    path.write_text("before\n")
+    with LockedLogWriter(path) as one, LockedLogWriter(str(path)) as two:
+        one.write("1\n")
+        two.write("2\n")
+        one.write("3\n")
+    assert path.read_text() == "before\n1\n2\n3\n"
+
+
+def test_closed(path: Path) -> None:
+    log = LockedLogWriter(path)
+    log.close()
+    log.close()
+    for use in (lambda: log.write("x\n"), lambda: log.writelines(["x\n"]), log.fileno, lambda: pickle.dumps(log)):
+        with pytest.raises(ValueError, match="closed"):
+            use()  # type: ignore[no-untyped-call]
+    assert path.read_text() == ""
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        LockedLogWriter(tmp_path / "no" / "log")
+    with pytest.raises(IsADirectoryError):
+        LockedLogWriter(tmp_path)
+    with pytest.raises(LookupError, match="no-such-code"):
+        LockedLogWriter(tmp_path / "log", encoding="no-such-code")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TypeError):
+        LockedLogWriter(3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def test_encoding(path: Path) -> None:
+    with LockedLogWriter(path, encoding="latin-1") as log:
+        log.write("ä\n")
+        with pytest.raises(UnicodeEncodeError):
+            log.write("€\n")
+        pickle.loads(pickle.dumps(log)).write("ö\n")
+    assert path.read_bytes() == b"\xe4\n\xf6\n"
+
+
+def test_relative_path_is_that_of_the_maker(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    with LockedLogWriter("log") as log:
+        data = pickle.dumps(log)
+        monkeypatch.chdir("/")
+        with pickle.loads(data) as again:
+            again.write("here\n")
+    assert path.read_text() == "here\n"
+
+
+def test_lock_is_held_during_a_write(path: Path) -> None:
+    lock = Lock()
+    with LockedLogWriter(path, lock=lock) as log, lock:
+        thread = threading.Thread(target=log.write, args=("x\n",))
+        thread.start()
+        with pytest.raises(LockTimeoutError), lock.hold(0.01):
+            pass
+        assert path.read_text() == ""
+        lock.release()
+        thread.join()
+        assert path.read_text() == "x\n"
+        lock.acquire()
+
+
+def test_timed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1.0, 1.25, 2.0, 2.5])
+    monkeypatch.setattr("poollock._logwriter.time.monotonic", lambda: next(clock))
+    with LockedLogWriter(path) as log:
+        with log.timed("request a") as timer:
+            assert timer.seconds == 0.0
+        assert timer.seconds == 0.25
+        log.write("unfinished")
+        failed = log.timed("request b\nc")
+        with pytest.raises(KeyError), failed:
+            raise KeyError("no\nkey")
+        assert failed.seconds == 0.5
+    assert path.read_text().splitlines() == [
+        "request a cost: 0.250000",
+        "request b c failed after 0.500000: KeyError: 'no\\nkey'",
+        "unfinished",
+    ]
+
+
+def test_descriptors_do_not_pile_up(path: Path) -> None:
+    with LockedLogWriter(path) as log, multiprocessing.get_context("spawn").Pool(1) as pool:
+        counts = pool.map(count_descriptors, [log] * 20, chunksize=1)
+        pool.close()
+        pool.join()
+    assert len(set(counts)) == 1
+
+
+def count_descriptors(log: LockedLogWriter) -> int:
+    log.write("x\n")
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_writer_of_a_subclass(path: Path) -> None:
+    with Upper(path) as log:
+        pickle.loads(pickle.dumps(log)).write("x\n")
+    assert path.read_text() == "X\n"
+
+
+class Upper(LockedLogWriter):
+    def write(self, text: str, /) -> Any:
+        return super().write(text.upper())

@@ -1,0 +1,233 @@
+"""The locks of a manager pool: what a client that ends leaves, and how many connections there are."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tasks
+from conftest import running, wait_until
+
+from poollock import BaseLock, LockedPool, ManagerDiedError, RLock, Semaphore, manager_locked_pool
+from poollock._manager import LockManager
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[LockManager]:
+    started = LockManager(multiprocessing.get_context("spawn"))
+    started.start()
+    yield started
+    started.shutdown()
+
+
+@pytest.fixture(params=[None, RLock(), Semaphore(1)], ids=["lock", "rlock", "semaphore"])
+def lock(request: pytest.FixtureRequest, manager: LockManager) -> BaseLock:
+    return manager.make_lock(request.param)
+
+
+def start(target: Any, *args: Any) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def test_client_that_dies_gives_the_lock_back(lock: BaseLock) -> None:
+    start(tasks.hold_and_die, lock).join()
+    with lock.hold(30):
+        assert lock.holder == os.getpid()
+        assert lock.abandoned
+        lock.mark_consistent()
+    assert not lock.abandoned
+
+
+def test_client_that_dies_waiting_does_not_get_the_lock(lock: BaseLock, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with lock:
+        process = start(wait_for, lock, str(flag))
+        wait_until(flag.exists)
+        process.kill()
+        process.join()
+    with lock.hold(30):
+        pass
+    assert not lock.abandoned
+
+
+def wait_for(lock: BaseLock, path: str) -> None:
+    assert lock.locked()
+    Path(path).touch()
+    lock.acquire()
+
+
+def test_client_that_is_killed_in_the_middle(lock: BaseLock, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    process = start(tasks.hold_until, lock, str(flag))
+    wait_until(flag.exists)
+    assert lock.holder == process.pid
+    process.kill()
+    process.join()
+    with lock.hold(30):
+        assert lock.abandoned
+        lock.mark_consistent()
+
+
+def test_thread_that_ends_keeps_the_lock_as_in_multiprocessing(manager: LockManager) -> None:
+    lock = manager.make_lock()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    assert lock.holder == os.getpid()
+    lock.release()
+    assert not lock.locked()
+    assert not lock.abandoned
+
+
+def test_released_too_often_and_by_another(manager: LockManager) -> None:
+    lock = manager.make_lock()
+    with pytest.raises(ValueError, match="released too many times"):
+        lock.release()
+    process = start(lock.release) if lock.acquire() else None
+    process.join()
+    assert not lock.locked()
+
+
+def test_wait_that_is_interrupted(manager: LockManager) -> None:
+    """The lock taken before stays ours, the one waited for is not lost."""
+    outer, inner = manager.make_lock(), manager.make_lock()
+    ready, done = threading.Event(), threading.Event()
+
+    def hold_inner() -> None:
+        with inner:
+            ready.set()
+            done.wait()
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("by an alarm")
+
+    thread = threading.Thread(target=hold_inner)
+    thread.start()
+    ready.wait()
+    before = signal.signal(signal.SIGUSR1, give_up)
+    try:
+        with outer:
+            for _ in range(2):
+                timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+                timer.start()
+                with pytest.raises(TimeoutError, match="by an alarm"):
+                    inner.acquire()
+                timer.join()
+                assert outer.holder == os.getpid()
+            done.set()
+            thread.join()
+            assert outer.locked()
+        with inner.hold(30), outer.hold(30):
+            pass
+        assert not outer.abandoned
+    finally:
+        done.set()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_forked_child_has_its_own_connection(manager: LockManager) -> None:
+    lock = manager.make_lock()
+    with lock:
+        process = multiprocessing.get_context("fork").Process(target=exit_with, args=(lock,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert lock.holder == os.getpid()
+
+
+def exit_with(lock: BaseLock) -> None:
+    os._exit(int(lock.acquire(block=False)))
+
+
+def test_worker_keeps_one_connection(method: str) -> None:
+    with manager_locked_pool(2, context=method, locks=("lock", "log")) as pool:
+        seen: dict[int, set[tuple[str, ...]]] = {}
+        for lock in pool.locks.values():
+            for pid, open_sockets in pool.starmap(tasks.sockets, [(lock, x) for x in range(40)], chunksize=1):
+                seen.setdefault(pid, set()).add(tuple(open_sockets))
+    assert all(len(one) == 1 for one in seen.values())
+
+
+def test_server_is_local_and_needs_the_key(manager: LockManager) -> None:
+    if sys.platform == "win32":
+        pytest.skip("a named pipe")
+    address = manager.address
+    assert isinstance(address, str)
+    assert Path(address).is_socket()
+    assert Path(address).parent.stat().st_mode & 0o077 == 0  # nobody else's directory
+    with pytest.raises(multiprocessing.AuthenticationError):
+        multiprocessing.connection.Client(address, authkey=b"guess")  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(address)
+    with manager.make_lock():
+        pass
+
+
+def test_keys_differ() -> None:
+    context = multiprocessing.get_context("spawn")
+    assert LockManager(context)._key != LockManager(context)._key
+
+
+def test_lock_of_a_pool_that_ended() -> None:
+    with manager_locked_pool(1) as pool:
+        lock = pool.lock
+    with pytest.raises(ManagerDiedError, match="lock 'lock' cannot be reached.*It ends with its pool"):
+        lock.acquire()
+    assert repr(lock) == "<ManagerLock 'lock' whose manager process has ended>"
+
+
+def test_manager_that_was_killed(method: str) -> None:
+    pool = manager_locked_pool(2, context=method)
+    with pool:
+        assert isinstance(pool, LockedPool)
+        process: Any = pool._manager._process  # type: ignore[attr-defined]
+        process.kill()
+        process.join()
+        with pytest.raises(ManagerDiedError, match="its manager process has ended"):
+            pool.map(tasks.holder_seen, [1])
+
+
+PARENT = """
+import os, sys, time
+import tasks
+from conftest import FACTORIES, children
+if __name__ == "__main__":
+    make = {made.__name__: made for made in FACTORIES}[sys.argv[1]]
+    pool = make(2, context=sys.argv[2])
+    other = make(2, context=sys.argv[2])
+    pool.map(tasks.holder_seen, range(8))
+    with pool.lock, other.lock:
+        busy = pool.apply_async(time.sleep, (float(sys.argv[3]),))
+        print(*children(), flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("busy", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["locked_pool", "manager_locked_pool"])
+def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PARENT)
+    with subprocess.Popen(
+        [sys.executable, str(program), name, method, str(busy)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    ) as parent:
+        assert parent.stdout is not None
+        pids = list(map(int, parent.stdout.readline().split()))
+        parent.kill()
+    assert len(pids) == (4 if name == "locked_pool" else 6)
+    for pid in pids:
+        wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc]

@@ -1,0 +1,141 @@
+"""What a user is told of a task that cannot be sent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import tasks
+
+from poollock import LockedPool, locked_pool
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[LockedPool]:
+    with locked_pool(1) as pool:
+        yield pool
+
+
+class Crawler:
+    """Has what tasks have by mistake."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.depth = 3
+        self.__dict__.update(attributes)
+
+    def fetch(self, x: int) -> int:
+        return x + self.depth
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class Unloadable:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (tasks.Counter, "nothing_of_this_name")
+
+
+class Custom(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+
+
+class RaisesItsOwn:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise Custom(1, 2)
+
+
+def message(pool: LockedPool, func: Callable[..., Any], *args: Any, error: type[Exception] = Exception) -> str:
+    with pytest.raises(error) as caught:
+        pool.apply(func, args)
+    assert caught.value.__cause__ is not None
+    return str(caught.value)
+
+
+def test_raw_lock_gains_the_way_out(forked: LockedPool) -> None:
+    task = partial(tasks.add_one_default, lock=multiprocessing.Lock())
+    with pytest.raises(RuntimeError) as caught:
+        forked.map(task, ["x"])
+    text = str(caught.value)
+    assert text.startswith("Lock objects should only be shared between processes through inheritance")
+    assert "A task of add_one_default cannot be sent from process 'MainProcess'" in text
+    assert "argument 'lock' of add_one_default: a Lock of multiprocessing.synchronize" in text
+    assert "pass lock=pool.lock" in text
+
+
+def test_raw_lock_in_the_data(forked: LockedPool) -> None:
+    with pytest.raises(RuntimeError, match=r"item 1 of the data\[0\]: a RLock of"):
+        forked.starmap(tasks.add, [(1,), (multiprocessing.RLock(),)], chunksize=2)
+
+
+def test_attribute_of_the_methods_object(forked: LockedPool) -> None:
+    text = message(forked, Crawler(pool=forked).fetch, 1, error=NotImplementedError)
+    assert "Crawler.pool: a LockedPool" in text
+    assert "__getstate__" in text
+    assert "module-level function" in text
+
+
+def test_attribute_deep_inside(forked: LockedPool) -> None:
+    inner = Crawler(session={"locks": [threading.Lock()]})
+    text = message(forked, tasks.add, Slotted(inner), error=TypeError)
+    assert "Crawler.session['locks'][0]: a lock of _thread" in text
+
+
+@pytest.mark.parametrize("in_map", [False, True])
+def test_lambda_and_local_function(forked: LockedPool, in_map: bool) -> None:  # noqa: FBT001
+    def local(x: int) -> int:
+        return x
+
+    for function in (lambda x: x, local):  # pyright: ignore[reportUnknownVariableType, reportUnknownLambdaType]
+        with pytest.raises((AttributeError, pickle.PicklingError)) as caught:
+            forked.map(function, [1]) if in_map else forked.apply(function, (1,))
+        assert f"the function: the function test_pickling.{function.__qualname__}" in str(caught.value)
+        assert "Only what a module defines at its top level can be sent" in str(caught.value)
+
+
+def test_object_of_a_local_class(forked: LockedPool) -> None:
+    class Local:
+        pass
+
+    assert "the class test_pickling.test_object_of_a_local_class.<locals>.Local" in message(
+        forked, tasks.add, Local()
+    )
+
+
+def test_private_method(forked: LockedPool) -> None:
+    with pytest.raises(pickle.PicklingError, match="Counter.__private cannot be sent.*two underscores"):
+        forked.map(tasks.Counter("").private(), [1])
+
+
+def test_error_of_an_unknown_type(forked: LockedPool) -> None:
+    assert "Custom: (1, 2)" in message(forked, tasks.add, RaisesItsOwn(), error=pickle.PicklingError)
+
+
+def test_cycle(forked: LockedPool) -> None:
+    crawler = Crawler()
+    crawler.__dict__["friend"] = Crawler(friend=crawler, door=threading.Event())
+    assert "Condition" in message(forked, tasks.add, crawler)
+
+
+def test_task_that_the_worker_cannot_unpickle(forked: LockedPool) -> None:
+    with pytest.raises(AttributeError, match="nothing_of_this_name") as caught:
+        forked.apply(tasks.add, (Unloadable(),))
+    assert "could not be unpickled in process" in str(caught.value)
+    assert forked.apply(tasks.add, (1, 2)) == 3  # the worker is still there
+
+
+def test_pool_goes_on_after_a_task_that_was_not_sent(forked: LockedPool) -> None:
+    results = [forked.apply_async(func, (1,)) for func in (tasks.add, lambda x: x, tasks.add)]  # pyright: ignore
+    assert results[0].get() == 1
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        results[1].get()
+    assert results[2].get() == 1

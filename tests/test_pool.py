@@ -1,0 +1,168 @@
+"""LockedPool as a multiprocessing.Pool: arguments, life and end."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import multiprocessing.pool
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tasks
+from conftest import FACTORIES, children
+
+import poollock
+from poollock import Lock, LockedPool, RLock, Semaphore, locked_pool
+
+
+@pytest.mark.parametrize("make", FACTORIES)
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"processes": 0}, ValueError, "processes must be at least 1, not 0"),
+        ({"processes": 2.5}, TypeError, "processes must be an int"),
+        ({"processes": "4"}, TypeError, "processes must be an int"),
+        ({"processes": True}, TypeError, "processes must be an int"),
+        ({"maxtasksperchild": 0}, ValueError, "maxtasksperchild must be at least 1"),
+        ({"maxtasksperchild": 1.0}, TypeError, "maxtasksperchild must be an int"),
+        ({"initializer": 3}, TypeError, "initializer must be a callable, not 3"),
+        ({"initargs": 3}, TypeError, "not iterable"),
+        ({"context": "thread"}, ValueError, "thread"),
+        ({"context": 7}, TypeError, "context must be a multiprocessing context"),
+        ({"locks": "log"}, TypeError, r"locks=\('console', 'log'\)"),
+        ({"locks": 5}, TypeError, r"locks=\('console', 'log'\)"),
+        ({"locks": Lock()}, TypeError, "a mapping of name to lock"),
+        ({"locks": [3]}, TypeError, "name of a lock must be a str, not 3"),
+        ({"locks": ["a b"]}, ValueError, "'a b'"),
+        ({"locks": ["class"]}, ValueError, "'class'"),
+        ({"locks": ["log", "log"]}, ValueError, "'log' stands twice"),
+        ({"locks": {"log": multiprocessing.Lock()}}, TypeError, r"locks\['log'\] must be a Lock.*SomeOther|of poollock"),
+        ({"locks": {"log": None}}, TypeError, r"locks\['log'\] must be a Lock"),
+        ({"locks": {"log": Lock(context="fork")}, "context": "spawn"}, ValueError, "make the lock with context='spawn'"),
+        ({"locks": {"a": RLock(context="fork")}, "context": "forkserver"}, ValueError, "context='forkserver'"),
+        ({"locks": {"a": Semaphore(2, context="fork")}, "context": "spawn"}, ValueError, "start method 'fork'"),
+    ],
+)
+def test_wrong_arguments(
+    make: Callable[..., LockedPool], arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    before = children()
+    with pytest.raises(error, match=text):
+        make(**arguments)
+    assert children() == before
+
+
+def test_is_a_pool() -> None:
+    with locked_pool(1) as pool:
+        assert isinstance(pool, multiprocessing.pool.Pool)
+        assert isinstance(pool, LockedPool)
+        assert isinstance(pool.lock, Lock)
+        assert repr(pool) == "<poollock.LockedPool state=RUN pool_size=1>"
+        with pytest.raises(NotImplementedError):
+            pool.__reduce__()
+        with pytest.raises(TypeError):
+            pool.locks["more"] = Lock()  # type: ignore[index]
+
+
+def test_number_of_workers_is_the_standard_one() -> None:
+    with locked_pool() as pool, multiprocessing.Pool() as standard:
+        assert repr(pool).split()[-1] == repr(standard).split()[-1]
+
+
+def test_arguments_by_position() -> None:
+    with locked_pool(1, tasks.remember, ["word"], 5) as pool:
+        assert pool.apply(tasks.remembered, (0,)) == ["word"]
+
+
+def test_only_lock_and_several() -> None:
+    semaphore = Semaphore(2)
+    with locked_pool(1, locks={"api": semaphore}) as pool:
+        assert pool.lock is semaphore
+        assert semaphore.name == "api"
+        assert pool.apply(tasks.current_name, ("lock",)) == "api"
+    with locked_pool(1, locks=["a", "b"]) as pool, pytest.raises(AttributeError, match="but 'a', 'b': use"):
+        _ = pool.lock
+    with locked_pool(1, locks=()) as pool:
+        assert pool.map(tasks.add, [1]) == [1]
+
+
+def test_a_lock_keeps_the_name_it_was_given_first() -> None:
+    lock = Lock()
+    with locked_pool(1, locks={"one": lock}), locked_pool(1, locks={"two": lock}) as pool:
+        assert lock.name == "one"
+        assert pool.apply(tasks.current_name, ("two",)) == "one"
+
+
+def test_two_pools_share_a_lock(factory: Callable[..., LockedPool], method: str) -> None:
+    with (
+        locked_pool(1, context=method) as pool,
+        factory(1, context=method) as other,
+        pool.lock,
+    ):
+        assert not other.apply(tasks.try_lock, (pool.lock,))
+        assert other.apply(tasks.try_lock)
+
+
+@pytest.mark.parametrize("end", ["with", "terminate", "close", "collected"])
+def test_no_process_is_left(factory: Callable[..., LockedPool], method: str, end: str) -> None:
+    before = children()
+    pool = factory(2, context=method)
+    assert pool.map(tasks.holder_seen, range(4))
+    with pool.lock:
+        pass
+    assert len(children() - before) == (2 if factory is locked_pool else 3)
+    if end == "with":
+        with pool:
+            pass
+    elif end == "terminate":
+        pool.terminate()
+        pool.join()
+    elif end == "close":
+        pool.close()
+        pool.join()
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # as from a Pool that nobody closed
+            del pool
+            gc.collect()
+    assert children() == before
+
+
+def test_nothing_is_left_open(factory: Callable[..., LockedPool], method: str) -> None:
+    def use() -> None:
+        with factory(2, locks={"lock": Semaphore(2, context=method)}, context=method) as pool:
+            pool.map(tasks.holder_seen, range(4))
+            pool.lock.locked()
+        pool.join()
+
+    use()  # the first pool of a start method starts its helpers
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    shared = set(os.listdir("/dev/shm"))
+    for _ in range(3):
+        use()
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+def test_workers_do_not_start_when_the_first_cannot() -> None:
+    before = children()
+    with pytest.raises(RuntimeError, match="context='spawn'"):
+        locked_pool(2, tasks.remember, (Lock(context="fork"),), context="spawn")
+    assert children() == before
+
+
+def test_public_names() -> None:
+    for name in poollock.__all__:
+        public = getattr(poollock, name)
+        assert public.__module__ == "poollock"
+        assert public.__doc__
+        if isinstance(public, type):
+            for attribute, value in vars(public).items():
+                if not attribute.startswith("_"):
+                    documented = any(getattr(vars(base).get(attribute), "__doc__", None) for base in public.__mro__)
+                    assert documented, f"{name}.{attribute}: {value}"

@@ -1,0 +1,199 @@
+"""The main job, as a user runs it; and the code in the README."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = ROOT / "docs" / "examples" / "request_log.py"
+COST = re.compile(r"request (.+) cost: \d+\.\d{6}")
+FAILED = re.compile(r"request (.+) failed after \d+\.\d{6}: (\w+): .+")
+SUMMARY = re.compile(
+    r"(\d+) requests, (\d+) failed, [\d.]+ requests/s, median [\d.]+ s, 95th percentile [\d.]+ s\n"
+)
+
+
+def run(*arguments: str, directory: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(PROGRAM), *arguments],
+        cwd=directory,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class Api(BaseHTTPRequestHandler):
+    """Answers, refuses or drops a request, as the item says."""
+
+    seen: list[str]
+    hold: threading.Event
+
+    def do_GET(self) -> None:
+        item = urllib.parse.unquote(self.path.removeprefix("/api?q="))
+        self.seen.append(item)
+        if item.startswith("drop"):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif item.startswith("error"):
+            self.send_error(503)
+        elif item.startswith("slow"):
+            self.hold.wait()
+        else:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[tuple[str, type[Api]]]:
+    class ThisApi(Api):
+        seen: list[str] = []
+        hold = threading.Event()
+
+    with Server(("127.0.0.1", 0), ThisApi) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        yield f"http://127.0.0.1:{server.server_port}/api?q={{data}}", ThisApi
+        ThisApi.hold.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("manager", [[], ["--manager"]], ids=["locked", "manager"])
+def test_made_up_items(method: str, manager: list[str], tmp_path: Path) -> None:
+    done = run("--start-method", method, "--workers", "4", *manager, directory=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = SUMMARY.fullmatch(done.stdout)
+    assert summary is not None
+    assert summary.groups() == ("200", "0")
+    costs = [COST.fullmatch(line) for line in (tmp_path / "request.log").read_text().splitlines()]
+    assert sorted(cost[1] for cost in costs if cost) == sorted(f"item-{n}" for n in range(1, 201))
+
+
+def test_server_that_refuses_and_drops(api: tuple[str, type[Api]], tmp_path: Path) -> None:
+    url, handler = api
+    items = ["plain", "with space/slash?&#%", "ümlaut", "drop-1", "error-1", "last"]
+    source = tmp_path / "items"
+    source.write_text("\n".join(items) + "\n\n", encoding="utf-8")
+    done = run("--url", url, "--input", str(source), "--log", "my.log", directory=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert sorted(handler.seen) == sorted(items)
+    summary = SUMMARY.fullmatch(done.stdout)
+    assert summary is not None
+    assert summary.groups() == ("6", "2")
+    lines = (tmp_path / "my.log").read_text(encoding="utf-8").splitlines()
+    failed = {match[1]: match[2] for line in lines if (match := FAILED.fullmatch(line))}
+    assert failed == {"drop-1": "RemoteDisconnected", "error-1": "HTTPError"}
+    assert sorted(match[1] for line in lines if (match := COST.fullmatch(line))) == sorted(
+        item for item in items if item not in failed
+    )
+
+
+def test_items_from_standard_input_to_nobody(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/{{data}}"
+        done = run("--input", "-", "--url", url, "--workers", "2", directory=tmp_path, text="a\nb\n")
+    assert done.returncode == 1
+    assert "2 requests, 2 failed" in done.stdout
+    assert (tmp_path / "request.log").read_text().count("URLError") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--url", "http://x"], "--url must have {data} in it"),
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--log", "no/such/log"], "request_log.py: [Errno 2] No such file or directory"),
+        (["--input", "nothing-here"], "request_log.py: [Errno 2] No such file or directory"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], text: str, tmp_path: Path) -> None:
+    done = run(*arguments, directory=tmp_path)
+    assert done.returncode in (1, 2)
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups and SIGINT are POSIX")
+@pytest.mark.parametrize("manager", [[], ["--manager"]], ids=["locked", "manager"])
+def test_ctrl_c(method: str, manager: list[str], api: tuple[str, type[Api]], tmp_path: Path) -> None:
+    url, handler = api
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM), "--url", url, "--input", "-", "--start-method", method, *manager],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("".join(f"slow-{number}\n" for number in range(20)))
+        process.stdin.close()
+        wait_until(lambda: len(handler.seen) == 8)  # every worker is in a request that does not end
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.read(), process.stderr.read()) == ("", "")
+    assert process.returncode == 130
+    wait_until(lambda: not group_exists(process.pid))
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_code_of_the_readme(number: int, method: str, tmp_path: Path) -> None:
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    program = tmp_path / "program.py"
+    program.write_text(blocks[number])
+    done = run_with(program, method, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    if number == 0:
+        assert sorted(done.stdout.splitlines()) == [f"request {x}: {x.upper()}" for x in "abc"]
+    if number == 2:
+        assert len((tmp_path / "work.log").read_text().splitlines()) == 20
+
+
+def run_with(program: Path, method: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program as it is, with another default start method."""
+    (directory / "sitecustomize.py").write_text(
+        f"import multiprocessing\nmultiprocessing.set_start_method({method!r}, force=True)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(directory)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
