@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tasks
 
+import tasks
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
 
 
@@ -48,7 +48,10 @@ def test_many_processes(factory: Callable[..., LockedPool], method: str, path: P
 
 
 def test_processes_that_each_open_the_file(path: Path) -> None:
-    program = "import sys, tasks, poollock\ntasks.write_records(poollock.LockedLogWriter(sys.argv[1]), int(sys.argv[2]), 300)"
+    program = """if True:
+        import sys, tasks, poollock
+        tasks.write_records(poollock.LockedLogWriter(sys.argv[1]), int(sys.argv[2]), 300)
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment)
@@ -98,7 +101,6 @@ def test_waits_for_whoever_has_the_file(path: Path) -> None:
 def test_file_is_free_after_a_write_that_failed(path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with LockedLogWriter(path) as log, path.open() as other:
-        os.set_inheritable(log.fileno(), False)  # a look at it: the descriptor is good
         with pytest.raises(UnicodeEncodeError):
             log.write("\ud800\n")
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,9 +160,14 @@ def test_closed(path: Path) -> None:
     log = LockedLogWriter(path)
     log.close()
     log.close()
-    for use in (lambda: log.write("x\n"), lambda: log.writelines(["x\n"]), log.fileno, lambda: pickle.dumps(log)):
+    for use in (
+        lambda: log.write("x\n"),
+        lambda: log.writelines(["x\n"]),
+        log.fileno,
+        lambda: pickle.dumps(log),
+    ):
         with pytest.raises(ValueError, match="closed"):
-            use()  # type: ignore[no-untyped-call]
+            use()
     assert path.read_text() == ""
 
 

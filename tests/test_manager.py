@@ -10,14 +10,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 import tasks
 from conftest import running, wait_until
-
-from poollock import BaseLock, LockedPool, ManagerDiedError, RLock, Semaphore, manager_locked_pool
+from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
 from poollock._manager import LockManager
 
 
@@ -94,8 +95,8 @@ def test_released_too_often_and_by_another(manager: LockManager) -> None:
     lock = manager.make_lock()
     with pytest.raises(ValueError, match="released too many times"):
         lock.release()
-    process = start(lock.release) if lock.acquire() else None
-    process.join()
+    assert lock.acquire()
+    start(lock.release).join()
     assert not lock.locked()
 
 
@@ -167,7 +168,7 @@ def test_server_is_local_and_needs_the_key(manager: LockManager) -> None:
     assert Path(address).is_socket()
     assert Path(address).parent.stat().st_mode & 0o077 == 0  # nobody else's directory
     with pytest.raises(multiprocessing.AuthenticationError):
-        multiprocessing.connection.Client(address, authkey=b"guess")  # type: ignore[attr-defined]
+        Client(address, authkey=b"guess")
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(address)
     with manager.make_lock():
@@ -182,7 +183,7 @@ def test_keys_differ() -> None:
 def test_lock_of_a_pool_that_ended() -> None:
     with manager_locked_pool(1) as pool:
         lock = pool.lock
-    with pytest.raises(ManagerDiedError, match="lock 'lock' cannot be reached.*It ends with its pool"):
+    with pytest.raises(ManagerDiedError, match=r"lock 'lock' cannot be reached.*It ends with its pool"):
         lock.acquire()
     assert repr(lock) == "<ManagerLock 'lock' whose manager process has ended>"
 
@@ -190,12 +191,14 @@ def test_lock_of_a_pool_that_ended() -> None:
 def test_manager_that_was_killed(method: str) -> None:
     pool = manager_locked_pool(2, context=method)
     with pool:
-        assert isinstance(pool, LockedPool)
-        process: Any = pool._manager._process  # type: ignore[attr-defined]
-        process.kill()
-        process.join()
+        kill_manager(pool)
         with pytest.raises(ManagerDiedError, match="its manager process has ended"):
             pool.map(tasks.holder_seen, [1])
+
+
+def kill_manager(pool: Any) -> None:
+    pool._manager._process.kill()
+    pool._manager._process.join()
 
 
 PARENT = """

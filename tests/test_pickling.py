@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-import tasks
 
+import tasks
 from poollock import LockedPool, locked_pool
 
 
@@ -44,17 +44,19 @@ class Unloadable:
         return getattr, (tasks.Counter, "nothing_of_this_name")
 
 
-class Custom(Exception):
+class CustomError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(one, two)
 
 
 class RaisesItsOwn:
     def __reduce__(self) -> tuple[Any, ...]:
-        raise Custom(1, 2)
+        raise CustomError(1, 2)
 
 
-def message(pool: LockedPool, func: Callable[..., Any], *args: Any, error: type[Exception] = Exception) -> str:
+def message(
+    pool: LockedPool, func: Callable[..., Any], *args: Any, error: type[Exception] = Exception
+) -> str:
     with pytest.raises(error) as caught:
         pool.apply(func, args)
     assert caught.value.__cause__ is not None
@@ -62,7 +64,8 @@ def message(pool: LockedPool, func: Callable[..., Any], *args: Any, error: type[
 
 
 def test_raw_lock_gains_the_way_out(forked: LockedPool) -> None:
-    task = partial(tasks.add_one_default, lock=multiprocessing.Lock())
+    raw: Any = multiprocessing.Lock()
+    task = partial(tasks.add_one_default, lock=raw)
     with pytest.raises(RuntimeError) as caught:
         forked.map(task, ["x"])
     text = str(caught.value)
@@ -95,7 +98,8 @@ def test_lambda_and_local_function(forked: LockedPool, in_map: bool) -> None:  #
     def local(x: int) -> int:
         return x
 
-    for function in (lambda x: x, local):  # pyright: ignore[reportUnknownVariableType, reportUnknownLambdaType]
+    functions: list[Any] = [lambda x: x, local]  # pyright: ignore[reportUnknownLambdaType]
+    for function in functions:
         with pytest.raises((AttributeError, pickle.PicklingError)) as caught:
             forked.map(function, [1]) if in_map else forked.apply(function, (1,))
         assert f"the function: the function test_pickling.{function.__qualname__}" in str(caught.value)
@@ -112,12 +116,12 @@ def test_object_of_a_local_class(forked: LockedPool) -> None:
 
 
 def test_private_method(forked: LockedPool) -> None:
-    with pytest.raises(pickle.PicklingError, match="Counter.__private cannot be sent.*two underscores"):
+    with pytest.raises(pickle.PicklingError, match=r"Counter\.__private cannot be sent.*two underscores"):
         forked.map(tasks.Counter("").private(), [1])
 
 
 def test_error_of_an_unknown_type(forked: LockedPool) -> None:
-    assert "Custom: (1, 2)" in message(forked, tasks.add, RaisesItsOwn(), error=pickle.PicklingError)
+    assert "CustomError: (1, 2)" in message(forked, tasks.add, RaisesItsOwn(), error=pickle.PicklingError)
 
 
 def test_cycle(forked: LockedPool) -> None:
@@ -134,8 +138,9 @@ def test_task_that_the_worker_cannot_unpickle(forked: LockedPool) -> None:
 
 
 def test_pool_goes_on_after_a_task_that_was_not_sent(forked: LockedPool) -> None:
-    results = [forked.apply_async(func, (1,)) for func in (tasks.add, lambda x: x, tasks.add)]  # pyright: ignore
+    unsendable: Any = threading.Lock()
+    results = [forked.apply_async(tasks.add, (argument,)) for argument in (1, unsendable, 1)]
     assert results[0].get() == 1
-    with pytest.raises((AttributeError, pickle.PicklingError)):
+    with pytest.raises(TypeError, match="argument 0: a lock of _thread"):
         results[1].get()
     assert results[2].get() == 1

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tasks
-from conftest import FACTORIES, children
 
 import poollock
+import tasks
+from conftest import FACTORIES, children
 from poollock import Lock, LockedPool, RLock, Semaphore, locked_pool
 
 
@@ -39,11 +39,27 @@ from poollock import Lock, LockedPool, RLock, Semaphore, locked_pool
         ({"locks": ["a b"]}, ValueError, "'a b'"),
         ({"locks": ["class"]}, ValueError, "'class'"),
         ({"locks": ["log", "log"]}, ValueError, "'log' stands twice"),
-        ({"locks": {"log": multiprocessing.Lock()}}, TypeError, r"locks\['log'\] must be a Lock.*SomeOther|of poollock"),
+        (
+            {"locks": {"log": multiprocessing.Lock()}},
+            TypeError,
+            r"locks\['log'\] must be a Lock.*SomeOther|of poollock",
+        ),
         ({"locks": {"log": None}}, TypeError, r"locks\['log'\] must be a Lock"),
-        ({"locks": {"log": Lock(context="fork")}, "context": "spawn"}, ValueError, "make the lock with context='spawn'"),
-        ({"locks": {"a": RLock(context="fork")}, "context": "forkserver"}, ValueError, "context='forkserver'"),
-        ({"locks": {"a": Semaphore(2, context="fork")}, "context": "spawn"}, ValueError, "start method 'fork'"),
+        (
+            {"locks": {"log": Lock(context="fork")}, "context": "spawn"},
+            ValueError,
+            "make the lock with context='spawn'",
+        ),
+        (
+            {"locks": {"a": RLock(context="fork")}, "context": "forkserver"},
+            ValueError,
+            "context='forkserver'",
+        ),
+        (
+            {"locks": {"a": Semaphore(2, context="fork")}, "context": "spawn"},
+            ValueError,
+            "start method 'fork'",
+        ),
     ],
 )
 def test_wrong_arguments(
@@ -164,5 +180,7 @@ def test_public_names() -> None:
         if isinstance(public, type):
             for attribute, value in vars(public).items():
                 if not attribute.startswith("_"):
-                    documented = any(getattr(vars(base).get(attribute), "__doc__", None) for base in public.__mro__)
+                    documented = any(
+                        getattr(vars(base).get(attribute), "__doc__", None) for base in public.__mro__
+                    )
                     assert documented, f"{name}.{attribute}: {value}"

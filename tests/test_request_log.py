@@ -13,8 +13,10 @@ import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+
 from conftest import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +42,8 @@ def run(*arguments: str, directory: Path, text: str = "") -> subprocess.Complete
 class Api(BaseHTTPRequestHandler):
     """Answers, refuses or drops a request, as the item says."""
 
-    seen: list[str]
-    hold: threading.Event
+    seen: ClassVar[list[str]]
+    hold: ClassVar[threading.Event]
 
     def do_GET(self) -> None:
         item = urllib.parse.unquote(self.path.removeprefix("/api?q="))
@@ -57,7 +59,7 @@ class Api(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"ok")
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
 
@@ -71,7 +73,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def api() -> Iterator[tuple[str, type[Api]]]:
     class ThisApi(Api):
-        seen: list[str] = []
+        seen: ClassVar[list[str]] = []
         hold = threading.Event()
 
     with Server(("127.0.0.1", 0), ThisApi) as server:
@@ -104,11 +106,10 @@ def test_server_that_refuses_and_drops(api: tuple[str, type[Api]], tmp_path: Pat
     assert summary is not None
     assert summary.groups() == ("6", "2")
     lines = (tmp_path / "my.log").read_text(encoding="utf-8").splitlines()
-    failed = {match[1]: match[2] for line in lines if (match := FAILED.fullmatch(line))}
+    failed = {match[1]: match[2] for match in map(FAILED.fullmatch, lines) if match}
     assert failed == {"drop-1": "RemoteDisconnected", "error-1": "HTTPError"}
-    assert sorted(match[1] for line in lines if (match := COST.fullmatch(line))) == sorted(
-        item for item in items if item not in failed
-    )
+    answered = [match[1] for match in map(COST.fullmatch, lines) if match]
+    assert sorted(answered) == sorted(set(items) - set(failed))
 
 
 def test_items_from_standard_input_to_nobody(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tasks
 
+import tasks
 from poollock import Lock, LockedPool, LockNotInstalledError, RLock, Semaphore
 
 TIMES = 40
@@ -154,7 +154,10 @@ def test_lock_held_by_a_worker_is_seen_in_the_parent(pool: LockedPool, tmp_path:
     holder = pool.lock.holder
     assert holder
     assert repr(pool.lock).endswith(f"'lock' held by {holder}>")
-    with pytest.raises(TimeoutError, match=f"lock 'lock', which is held by process {holder}"), pool.lock.hold(0.01):
+    with (
+        pytest.raises(TimeoutError, match=f"lock 'lock', which is held by process {holder}"),
+        pool.lock.hold(0.01),
+    ):
         pass
     flag.unlink()
     result.get()
@@ -169,7 +172,9 @@ def test_named_locks_and_initializer(factory: Callable[..., LockedPool], method:
         assert pool.map(tasks.current_name, ["log", "api"]) == ["log", "api"]
         assert pool.lock is pool.locks["lock"]
         assert list(pool.locks) == ["log", "api", "lock"]
-        with pytest.raises(LockNotInstalledError, match=r"no lock 'door' .*Worker.*only 'log', 'api', 'lock'"):
+        with pytest.raises(
+            LockNotInstalledError, match=r"no lock 'door' .*Worker.*only 'log', 'api', 'lock'"
+        ):
             pool.map(tasks.current_name, ["door"])
 
 

@@ -11,7 +11,7 @@ from keyword import iskeyword
 from multiprocessing.context import BaseContext
 from threading import Thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._base import BaseLock, find_lock, known_locks
 from ._binding import asks_for, bind_locks
@@ -318,33 +318,41 @@ def _check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
     """Return name to lock, or to None where a plain one is to be made."""
     if locks is None:
         return {"lock": None}
-    if isinstance(locks, (str, BaseLock)) or not isinstance(locks, Iterable):
+    if isinstance(locks, (str, BaseLock)) or not hasattr(locks, "__iter__"):
         raise TypeError(
             f"locks must be names, locks=('console', 'log'), or a mapping of name to lock, not {locks!r}"
         )
-    given: dict[Any, Any] | None = dict(locks) if isinstance(locks, Mapping) else None
+    is_mapping = hasattr(locks, "keys")
     checked: dict[str, BaseLock | None] = {}
-    for name in cast("Iterable[Any]", locks):
-        lock = given[name] if given is not None else None
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a lock must be a str, not {name!r}")
-        if not name.isidentifier() or iskeyword(name):
-            raise ValueError(f"the name of a lock must be one that a parameter can have, not {name!r}")
+    for name in locks:
+        _check_name(name)
         if name in checked:
             raise ValueError(f"the name {name!r} stands twice in locks")
-        if isinstance(locks, Mapping) and not isinstance(lock, BaseLock):
-            raise TypeError(
-                f"locks[{name!r}] must be a Lock, RLock or Semaphore of poollock, not {lock!r}, "
-                "which would not reach a worker"
-            )
-        if isinstance(lock, BaseLock) and not _can_reach(lock, ctx):
-            method = ctx.get_start_method()
-            raise ValueError(
-                f"locks[{name!r}] was made for the start method 'fork' and this pool starts its workers by "
-                f"{method!r}: make the lock with context={method!r}"
-            )
-        checked[name] = lock if isinstance(lock, BaseLock) else None
+        checked[name] = locks[name] if is_mapping else None
+        if is_mapping:
+            _check_lock(name, locks[name], ctx)
     return checked
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a lock must be a str, not {name!r}")
+    if not name.isidentifier() or iskeyword(name):
+        raise ValueError(f"the name of a lock must be one that a parameter can have, not {name!r}")
+
+
+def _check_lock(name: str, lock: object, ctx: BaseContext) -> None:
+    if not isinstance(lock, BaseLock):
+        raise TypeError(
+            f"locks[{name!r}] must be a Lock, RLock or Semaphore of poollock, not {lock!r}, "
+            "which would not reach a worker"
+        )
+    if not _can_reach(lock, ctx):
+        method = ctx.get_start_method()
+        raise ValueError(
+            f"locks[{name!r}] was made for the start method 'fork' and this pool starts its workers by "
+            f"{method!r}: make the lock with context={method!r}"
+        )
 
 
 def _can_reach(lock: BaseLock, ctx: BaseContext) -> bool:

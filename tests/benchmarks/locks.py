@@ -17,7 +17,7 @@ import time
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
 
-from poollock import Lock, current_lock, manager_locked_pool
+from poollock import Lock, manager_locked_pool
 
 ROUNDS = 15
 
@@ -41,7 +41,7 @@ def measure(peers: list[Peer], barrier: Barrier, results: Any) -> None:
 
 
 def peers(ours: Lock, standard: Any, manager_ours: Any, manager_standard: Any, processes: int) -> list[Peer]:
-    fast, slow = 40_000 // processes, 200 // processes
+    fast, slow = 40_000 // min(processes, 4), 200 // processes
     return [
         Peer("poollock.Lock", ours, fast),
         Peer("multiprocessing.Lock", standard, fast),
@@ -52,7 +52,9 @@ def peers(ours: Lock, standard: Any, manager_ours: Any, manager_standard: Any, p
 
 
 def run(processes: int) -> None:
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    context: Any = multiprocessing.get_context(
+        "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    )
     barrier, results = context.Barrier(processes), context.SimpleQueue()
     with manager_locked_pool(1, context=context) as pool, context.Manager() as manager:
         locks = peers(Lock(context=context), context.Lock(), pool.lock, manager.Lock(), processes)
@@ -60,19 +62,19 @@ def run(processes: int) -> None:
         for worker in workers:
             worker.start()
         figures: dict[str, list[float]] = {peer.name: [] for peer in locks}
-        rounds: dict[str, list[float]] = {peer.name: [] for peer in locks}
         for _ in range(ROUNDS):
             for peer in locks:
                 together = [results.get() for _ in range(processes)]
                 assert all(name == peer.name for name, _ in together)
-                rounds[peer.name].append(statistics.median(cost for _, cost in together))
+                figures[peer.name].append(statistics.median(cost for _, cost in together))
         for worker in workers:
             worker.join()
-        figures.update(rounds)
     print(f"\n{processes} contending process{'es' if processes > 1 else ''}")
     print(f"{'':22}{'ns a cycle':>12}{'':24}ratio to multiprocessing.Lock")
     for name, costs in figures.items():
-        ratios = [cost / standard for cost, standard in zip(costs, figures["multiprocessing.Lock"], strict=True)]
+        ratios = [
+            cost / standard for cost, standard in zip(costs, figures["multiprocessing.Lock"], strict=True)
+        ]
         spread = f"[{min(costs):,.0f} to {max(costs):,.0f}]"
         print(
             f"{name:22}{statistics.median(costs):>12,.0f} {spread:23}"
@@ -81,7 +83,6 @@ def run(processes: int) -> None:
 
 
 if __name__ == "__main__":
-    assert current_lock is not None
     print(f"Python {platform.python_version()}, {multiprocessing.cpu_count()} cores, {platform.platform()}")
     for count in map(int, sys.argv[1:] or ["1", "2", "8"]):
         run(count)
