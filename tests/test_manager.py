@@ -20,6 +20,7 @@ import tasks
 from conftest import running, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
 from poollock._manager import LockManager
+from poollock._proxies import make_lock
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def manager() -> Iterator[LockManager]:
 
 @pytest.fixture(params=[None, RLock(), Semaphore(1)], ids=["lock", "rlock", "semaphore"])
 def lock(request: pytest.FixtureRequest, manager: LockManager) -> BaseLock:
-    return manager.make_lock(request.param)
+    return make_lock(manager, request.param)
 
 
 def start(target: Any, *args: Any) -> Any:
@@ -81,7 +82,7 @@ def test_client_that_is_killed_in_the_middle(lock: BaseLock, tmp_path: Path) -> 
 
 
 def test_thread_that_ends_keeps_the_lock_as_in_multiprocessing(manager: LockManager) -> None:
-    lock = manager.make_lock()
+    lock = make_lock(manager)
     thread = threading.Thread(target=lock.acquire)
     thread.start()
     thread.join()
@@ -92,7 +93,7 @@ def test_thread_that_ends_keeps_the_lock_as_in_multiprocessing(manager: LockMana
 
 
 def test_released_too_often_and_by_another(manager: LockManager) -> None:
-    lock = manager.make_lock()
+    lock = make_lock(manager)
     with pytest.raises(ValueError, match="released too many times"):
         lock.release()
     assert lock.acquire()
@@ -102,7 +103,7 @@ def test_released_too_often_and_by_another(manager: LockManager) -> None:
 
 def test_wait_that_is_interrupted(manager: LockManager) -> None:
     """The lock taken before stays ours, the one waited for is not lost."""
-    outer, inner = manager.make_lock(), manager.make_lock()
+    outer, inner = make_lock(manager), make_lock(manager)
     ready, done = threading.Event(), threading.Event()
 
     def hold_inner() -> None:
@@ -138,7 +139,7 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
 
 
 def test_forked_child_has_its_own_connection(manager: LockManager) -> None:
-    lock = manager.make_lock()
+    lock = make_lock(manager)
     with lock:
         process = multiprocessing.get_context("fork").Process(target=exit_with, args=(lock,))
         process.start()
@@ -171,7 +172,7 @@ def test_server_is_local_and_needs_the_key(manager: LockManager) -> None:
         Client(address, authkey=b"guess")
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(address)
-    with manager.make_lock():
+    with make_lock(manager):
         pass
 
 

@@ -1,4 +1,4 @@
-"""LockManager: the process in which the locks of a manager_locked_pool live, and their proxies."""
+"""LockManager: the process in which the locks of a manager_locked_pool live, and the way to it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import BaseManager, Server, dispatch  # type: ignore[attr-defined] # not in typeshed
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
-from ._base import BaseLock
-from ._errors import ManagerDiedError
-from ._locks import RLock, Semaphore
-from ._process import describe, parent_is_gone
+from ._process import parent_is_gone
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -57,13 +54,13 @@ class _ServedLock:
             self._free += 1
             self._changed.notify()
 
-    def withdraw(self, client: Connection, *, died: bool) -> None:
+    def withdraw(self, client: Connection) -> None:
         """Take back what *client* has, whose connection ended."""
         with self._changed:
             lost = [grant for grant in self._grants if grant[0] is client]
             if lost:
                 self._grants = [grant for grant in self._grants if grant[0] is not client]
-                self._abandoned = self._abandoned or died
+                self._abandoned = True
                 self._free += len(lost)
                 self._changed.notify(len(lost))
 
@@ -96,14 +93,15 @@ class _LockServer(Server):
                     reply = (False, str(error))
                 try:
                     conn.send(reply)
-                except OSError:  # it ended while it was waiting: it never had the lock
-                    lock.withdraw(conn, died=False)
+                except OSError:
+                    if reply == (True, True) and method == "acquire":  # it ended waiting, not holding
+                        lock.release(conn, *args[:1])
                     raise
         except (EOFError, OSError):
             pass
         finally:
             for ident in list(self.id_to_refcount):
-                self._lock(ident).withdraw(conn, died=True)
+                self._lock(ident).withdraw(conn)
             with self.mutex:
                 self.clients -= 1
 
@@ -129,6 +127,12 @@ class LockManager(BaseManager):
     def start(self) -> None:  # type: ignore[override] # one way to start it
         super().start(initializer=_watch_parent)
 
+    def create(self, value: int, *, bounded: bool) -> tuple[Any, bytes, str]:
+        """Make a lock in the server; return the server's address and key, and the lock's id there."""
+        this: Any = self  # _create is not in typeshed
+        token, _ = this._create("served_lock", value, bounded)
+        return token.address, self._key, token.id
+
     @staticmethod
     def _finalize_manager(process: Any, address: Any, *rest: Any) -> None:
         finalize: Any = BaseManager._finalize_manager  # type: ignore[attr-defined] # not in typeshed
@@ -136,23 +140,6 @@ class LockManager(BaseManager):
         for client in list(_open_clients):
             if client.address == address:
                 client.forget()
-
-    def make_lock(self, like: BaseLock | None = None) -> BaseLock:
-        """Return a new lock in the manager process.
-
-        Args:
-            like: An RLock or a Semaphore to have one of its kind; anything else gives a plain lock.
-        """
-        if isinstance(like, Semaphore):
-            return ManagerSemaphore(self, like.value)
-        lock = ManagerLock(self)
-        return RLock.around(lock) if isinstance(like, RLock) else lock
-
-    def create(self, value: int, *, bounded: bool) -> tuple[Any, bytes, str]:
-        """Make a lock in the server; return the server's address and key, and the lock's id there."""
-        this: Any = self  # _create is not in typeshed
-        token, _ = this._create("served_lock", value, bounded)
-        return token.address, self._key, token.id
 
 
 LockManager.register("served_lock", _ServedLock, create_method=False)
@@ -172,7 +159,7 @@ def _end_after_parent() -> None:
             return
 
 
-class _Client:
+class ManagerClient:
     """A thread's connection to the manager, which has the locks that were taken through it.
 
     A call that is interrupted leaves its answer in the connection, which then takes no other
@@ -219,11 +206,26 @@ class _Client:
 
 class _ThreadClients(threading.local):
     def __init__(self) -> None:
-        self.by_address: dict[Any, _Client] = {}
+        self.by_address: dict[Any, ManagerClient] = {}
 
 
-_clients = _ThreadClients()
-_open_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
+_thread = _ThreadClients()
+_open_clients: weakref.WeakSet[ManagerClient] = weakref.WeakSet()
+
+
+def thread_client(address: Any, authkey: bytes) -> ManagerClient:
+    """Return the connection of the running thread to the manager at *address*.
+
+    Raises:
+        OSError: There is no manager any more.
+    """
+    clients = _thread.by_address
+    client = clients.get(address)
+    if client is None or not client.usable:
+        for ended in [address for address, client in clients.items() if not client.usable]:
+            del clients[ended]
+        client = clients[address] = ManagerClient(address, authkey)
+    return client
 
 
 def _after_fork() -> None:
@@ -233,116 +235,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Proxy(BaseLock):
-    """A lock that lives in a manager process."""
-
-    __slots__ = ("_address", "_authkey", "_granted", "_ident")
-
-    _address: Any
-    _authkey: bytes
-    _ident: str
-    _granted: list[_Client]
-
-    def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
-        self._assemble(manager.create(value, bounded=bounded))
-        self._register()
-
-    @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
-        self._address, self._authkey, self._ident = parts
-        self._granted = []
-
-    @override
-    def _parts(self) -> tuple[Any, ...]:
-        return self._address, self._authkey, self._ident
-
-    def _client(self) -> _Client:
-        clients = _clients.by_address
-        client = clients.get(self._address)
-        if client is None or not client.usable:
-            for address in [address for address, client in clients.items() if not client.usable]:
-                del clients[address]
-            client = clients[self._address] = _Client(self._address, self._authkey)
-        return client
-
-    def _call(self, method: str, *args: Any) -> Any:
-        try:
-            return self._client().call(self._ident, method, args)
-        except (ConnectionError, FileNotFoundError, EOFError) as error:
-            # Not every OSError: a TimeoutError may come from the user's own signal handler.
-            raise ManagerDiedError(
-                f"{self.label} cannot be reached from {describe()}: its manager process has ended "
-                f"({type(error).__name__}: {error}). It ends with its pool"
-            ) from error
-
-    @override
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if not self._call("acquire", os.getpid(), block, timeout):
-            return False
-        client = self._client()
-        client.granted()
-        self._granted.append(client)
-        return True
-
-    @override
-    def release(self) -> None:
-        try:
-            self._call("release", os.getpid())
-        finally:
-            if self._granted:
-                self._granted.pop().given_back()
-
-    def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
-        state: tuple[int, tuple[int, ...], bool] = self._call("state")
-        return state
-
-    @override
-    def locked(self) -> bool:
-        return self._served_state()[0] == 0
-
-    @property
-    @override
-    def holders(self) -> tuple[int, ...]:
-        return self._served_state()[1]
-
-    @property
-    @override
-    def abandoned(self) -> bool:
-        return self._served_state()[2]
-
-    @override
-    def mark_consistent(self) -> None:
-        self._call("mark_consistent")
-
-    @override
-    def _state(self) -> str:
-        try:
-            return super()._state()
-        except ManagerDiedError:
-            return "whose manager process has ended"
-
-
-@final
-class ManagerLock(_Proxy):
-    """A plain lock in a manager process."""
-
-    __slots__ = ()
-
-    def __init__(self, manager: LockManager) -> None:
-        super().__init__(manager, 1, bounded=True)
-
-
-@final
-class ManagerSemaphore(_Proxy):
-    """A semaphore in a manager process."""
-
-    __slots__ = ()
-
-    def __init__(self, manager: LockManager, value: int) -> None:
-        super().__init__(manager, value, bounded=False)
-
-    def get_value(self) -> int:
-        """Return how many more can take the semaphore now."""
-        return self._served_state()[0]

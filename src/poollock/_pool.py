@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing.pool
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sized
-from contextlib import contextmanager
-from keyword import iskeyword
+from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing.context import BaseContext
 from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
 from ._binding import asks_for, bind_locks
 from ._channel import ResultQueue, TaskQueue
 from ._locks import Lock
 from ._process import resolve_context
-from ._worker import start_worker
+from ._worker import interrupts_held, start_worker
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -50,20 +48,20 @@ class LockedPool(multiprocessing.pool.Pool):
         locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
     ) -> None:
         self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
-        _check_count("processes", processes)
-        _check_count("maxtasksperchild", maxtasksperchild)
+        check_count("processes", processes)
+        check_count("maxtasksperchild", maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         initargs = tuple(initargs)
         ctx = resolve_context(context)
-        wanted = _check_locks(locks, ctx)
+        wanted = check_locks(locks, ctx)
         started = False
         try:
-            with _interrupts_held(ctx):
+            with interrupts_held(ctx):
                 self._locks = self._make_locks(wanted, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
-                others = [lock for lock in known_locks() if _can_reach(lock, ctx)]
+                others = [lock for lock in known_locks() if can_reach(lock, ctx)]
                 super().__init__(
                     processes,
                     start_worker,
@@ -228,10 +226,11 @@ class ManagerLockedPool(LockedPool):
     def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
         # Not imported before it is wanted: it takes as long as all the rest.
         from ._manager import LockManager  # noqa: PLC0415
+        from ._proxies import make_lock  # noqa: PLC0415
 
         self._manager = LockManager(ctx)
         self._manager.start()
-        return {name: self._manager.make_lock(lock) for name, lock in wanted.items()}
+        return {name: make_lock(self._manager, lock) for name, lock in wanted.items()}
 
     @override
     def _end_locks(self) -> None:
@@ -303,87 +302,3 @@ def manager_locked_pool(
             made for another start method.
     """
     return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
-
-
-def _check_count(name: str, count: object) -> None:
-    if count is None:
-        return
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an int or None, not {count!r}")
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, not {count}")
-
-
-def _check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
-    """Return name to lock, or to None where a plain one is to be made."""
-    if locks is None:
-        return {"lock": None}
-    if isinstance(locks, (str, BaseLock)) or not hasattr(locks, "__iter__"):
-        raise TypeError(
-            f"locks must be names, locks=('console', 'log'), or a mapping of name to lock, not {locks!r}"
-        )
-    is_mapping = hasattr(locks, "keys")
-    checked: dict[str, BaseLock | None] = {}
-    for name in locks:
-        _check_name(name)
-        if name in checked:
-            raise ValueError(f"the name {name!r} stands twice in locks")
-        checked[name] = locks[name] if is_mapping else None
-        if is_mapping:
-            _check_lock(name, locks[name], ctx)
-    return checked
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"the name of a lock must be a str, not {name!r}")
-    if not name.isidentifier() or iskeyword(name):
-        raise ValueError(f"the name of a lock must be one that a parameter can have, not {name!r}")
-
-
-def _check_lock(name: str, lock: object, ctx: BaseContext) -> None:
-    if not isinstance(lock, BaseLock):
-        raise TypeError(
-            f"locks[{name!r}] must be a Lock, RLock or Semaphore of poollock, not {lock!r}, "
-            "which would not reach a worker"
-        )
-    if not _can_reach(lock, ctx):
-        method = ctx.get_start_method()
-        raise ValueError(
-            f"locks[{name!r}] was made for the start method 'fork' and this pool starts its workers by "
-            f"{method!r}: make the lock with context={method!r}"
-        )
-
-
-def _can_reach(lock: BaseLock, ctx: BaseContext) -> bool:
-    return not lock.only_by_fork or ctx.get_start_method() == "fork"
-
-
-@contextmanager
-def _interrupts_held(ctx: BaseContext) -> Generator[None, None, None]:
-    """Hold SIGINT back while processes are started: they, and the threads that replace them, inherit that.
-
-    A worker lets it through as soon as it has a handler (start_worker); the manager never does.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    _start_helpers(ctx)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_helpers(ctx: BaseContext) -> None:
-    """Start the processes that live as long as the program: they must not inherit a blocked signal."""
-    method = ctx.get_start_method()
-    if method != "fork":
-        from multiprocessing import resource_tracker  # noqa: PLC0415 - not on Windows
-
-        resource_tracker.ensure_running()  # unblocks SIGINT itself, before Python 3.12.5
-    if method == "forkserver":
-        from multiprocessing import forkserver  # noqa: PLC0415 - not on Windows
-
-        forkserver.ensure_running()

@@ -1,9 +1,11 @@
-"""What runs in a worker before its first task."""
+"""How a worker starts: undisturbed by Ctrl-C, with the pool's locks in place."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any
 
@@ -19,8 +21,7 @@ def start_worker(
     """Put the pool's locks in place, then run the user's initializer.
 
     On Ctrl-C a terminal sends SIGINT to every process.  What to do is the parent's decision;
-    a worker goes on with its task.  The parent blocks the signal while it starts a worker, so
-    there is no instant in which it would end one with a traceback.
+    a worker goes on with its task.
     """
     # Not SIG_IGN, which programs that the task starts would inherit.
     signal.signal(signal.SIGINT, _leave_to_parent)
@@ -33,3 +34,33 @@ def start_worker(
 
 def _leave_to_parent(signum: int, frame: FrameType | None) -> None:
     pass
+
+
+@contextmanager
+def interrupts_held(ctx: BaseContext) -> Generator[None, None, None]:
+    """Hold SIGINT back while processes are started: they, and the thread that replaces them, inherit that.
+
+    A worker lets the signal through once it has a handler; the manager never does.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    _start_helpers(ctx)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_helpers(ctx: BaseContext) -> None:
+    """Start the processes that live as long as the program: they must not inherit a blocked signal."""
+    method = ctx.get_start_method()
+    if method != "fork":
+        from multiprocessing import resource_tracker  # noqa: PLC0415 - not on Windows
+
+        resource_tracker.ensure_running()  # unblocks SIGINT itself, before Python 3.12.5
+    if method == "forkserver":
+        from multiprocessing import forkserver  # noqa: PLC0415 - not on Windows
+
+        forkserver.ensure_running()

@@ -1,0 +1,135 @@
+"""The locks of a manager_locked_pool: proxies to what its manager process serves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, final
+
+from ._base import BaseLock
+from ._errors import ManagerDiedError
+from ._locks import RLock, Semaphore
+from ._manager import LockManager, ManagerClient, thread_client
+from ._process import describe
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+
+class _Proxy(BaseLock):
+    """A lock that lives in a manager process."""
+
+    __slots__ = ("_address", "_authkey", "_granted", "_ident")
+
+    _address: Any
+    _authkey: bytes
+    _ident: str
+    _granted: list[ManagerClient]
+
+    def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
+        self._assemble(manager.create(value, bounded=bounded))
+        self._register()
+
+    @override
+    def _assemble(self, parts: tuple[Any, ...]) -> None:
+        self._address, self._authkey, self._ident = parts
+        self._granted = []
+
+    @override
+    def _parts(self) -> tuple[Any, ...]:
+        return self._address, self._authkey, self._ident
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return thread_client(self._address, self._authkey).call(self._ident, method, args)
+        except (ConnectionError, FileNotFoundError, EOFError) as error:
+            # Not every OSError: a TimeoutError may come from the user's own signal handler.
+            raise ManagerDiedError(
+                f"{self.label} cannot be reached from {describe()}: its manager process has ended "
+                f"({type(error).__name__}: {error}). It ends with its pool"
+            ) from error
+
+    @override
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        if not self._call("acquire", os.getpid(), block, timeout):
+            return False
+        client = thread_client(self._address, self._authkey)
+        client.granted()
+        self._granted.append(client)
+        return True
+
+    @override
+    def release(self) -> None:
+        try:
+            self._call("release", os.getpid())
+        finally:
+            if self._granted:
+                self._granted.pop().given_back()
+
+    def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
+        state: tuple[int, tuple[int, ...], bool] = self._call("state")
+        return state
+
+    @override
+    def locked(self) -> bool:
+        return self._served_state()[0] == 0
+
+    @property
+    @override
+    def holders(self) -> tuple[int, ...]:
+        return self._served_state()[1]
+
+    @property
+    @override
+    def abandoned(self) -> bool:
+        return self._served_state()[2]
+
+    @override
+    def mark_consistent(self) -> None:
+        self._call("mark_consistent")
+
+    @override
+    def _state(self) -> str:
+        try:
+            return super()._state()
+        except ManagerDiedError:
+            return "whose manager process has ended"
+
+
+@final
+class ManagerLock(_Proxy):
+    """A plain lock in a manager process."""
+
+    __slots__ = ()
+
+    def __init__(self, manager: LockManager) -> None:
+        super().__init__(manager, 1, bounded=True)
+
+
+@final
+class ManagerSemaphore(_Proxy):
+    """A semaphore in a manager process."""
+
+    __slots__ = ()
+
+    def __init__(self, manager: LockManager, value: int) -> None:
+        super().__init__(manager, value, bounded=False)
+
+    def get_value(self) -> int:
+        """Return how many more can take the semaphore now."""
+        return self._served_state()[0]
+
+
+def make_lock(manager: LockManager, like: BaseLock | None = None) -> BaseLock:
+    """Return a new lock in the process of *manager*.
+
+    Args:
+        manager: The manager, started.
+        like: An RLock or a Semaphore to have one of its kind; anything else gives a plain lock.
+    """
+    if isinstance(like, Semaphore):
+        return ManagerSemaphore(manager, like.value)
+    lock = ManagerLock(manager)
+    return RLock.around(lock) if isinstance(like, RLock) else lock
