@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Client
@@ -189,12 +190,14 @@ def test_lock_of_a_pool_that_ended() -> None:
     assert repr(lock) == "<ManagerLock 'lock' whose manager process has ended>"
 
 
-def test_manager_that_was_killed(method: str) -> None:
+def test_manager_that_was_killed(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     pool = manager_locked_pool(2, context=method)
     with pool:
         kill_manager(pool)
         with pytest.raises(ManagerDiedError, match="its manager process has ended"):
             pool.map(tasks.holder_seen, [1])
+    assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
 
 
 def kill_manager(pool: Any) -> None:
@@ -227,7 +230,7 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
         [sys.executable, str(program), name, method, str(busy)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)},
     ) as parent:
         assert parent.stdout is not None
         pids = list(map(int, parent.stdout.readline().split()))
@@ -235,3 +238,4 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
     assert len(pids) == (4 if name == "locked_pool" else 6)
     for pid in pids:
         wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc]
+    assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []

@@ -6,8 +6,10 @@ import gc
 import multiprocessing
 import multiprocessing.pool
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,7 +149,13 @@ def test_no_process_is_left(factory: Callable[..., LockedPool], method: str, end
     assert children() == before
 
 
-def test_nothing_is_left_open(factory: Callable[..., LockedPool], method: str) -> None:
+def test_nothing_is_left_open(
+    factory: Callable[..., LockedPool], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = f"mp-{os.getpid()}-"  # /dev/shm is everybody's
+    monkeypatch.setitem(multiprocessing.current_process()._config, "semprefix", f"/{prefix}")  # type: ignore[attr-defined]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
     def use() -> None:
         with factory(2, locks={"lock": Semaphore(2, context=method)}, context=method) as pool:
             pool.map(tasks.holder_seen, range(4))
@@ -157,12 +165,12 @@ def test_nothing_is_left_open(factory: Callable[..., LockedPool], method: str) -
     use()  # the first pool of a start method starts its helpers
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    shared = set(os.listdir("/dev/shm"))
     for _ in range(3):
         use()
         gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert [name for name in os.listdir("/dev/shm") if prefix in name] == []
+    assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
 
 
 def test_workers_do_not_start_when_the_first_cannot() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -21,6 +23,7 @@ else:
     from typing_extensions import override
 
 _PARENT_CHECK = 0.25  # seconds
+_HAS_SOCKETS = sys.platform != "win32"  # there the address is a named pipe
 
 
 class _ServedLock:
@@ -125,7 +128,13 @@ class LockManager(BaseManager):
 
     @override
     def start(self) -> None:  # type: ignore[override] # one way to start it
-        super().start(initializer=_watch_parent)
+        if _HAS_SOCKETS:
+            self._address = os.path.join(tempfile.mkdtemp(prefix="poollock-"), "socket")
+        try:
+            super().start(initializer=_watch_parent)
+        except BaseException:
+            _remove_directory(self.address)
+            raise
 
     def create(self, value: int, *, bounded: bool) -> tuple[Any, bytes, str]:
         """Make a lock in the server; return the server's address and key, and the lock's id there."""
@@ -137,6 +146,7 @@ class LockManager(BaseManager):
     def _finalize_manager(process: Any, address: Any, *rest: Any) -> None:
         finalize: Any = BaseManager._finalize_manager  # type: ignore[attr-defined] # not in typeshed
         finalize(process, address, *rest)
+        _remove_directory(address)  # if the manager was killed, it left its socket
         for client in list(_open_clients):
             if client.address == address:
                 client.forget()
@@ -155,8 +165,14 @@ def _end_after_parent() -> None:
         time.sleep(_PARENT_CHECK)
         server: Any = getattr(current_process(), "_manager_server", None)
         if server is not None and not server.clients and parent_is_gone():
+            _remove_directory(server.address)  # the parent cannot
             server.stop_event.set()
             return
+
+
+def _remove_directory(address: Any) -> None:
+    if _HAS_SOCKETS:
+        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
 
 
 class ManagerClient:
