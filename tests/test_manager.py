@@ -226,12 +226,17 @@ if __name__ == "__main__":
 def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PARENT)
-    with subprocess.Popen(
-        [sys.executable, str(program), name, method, str(busy)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)},
-    ) as parent:
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, str(program), name, method, str(busy)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)},
+        ) as parent,
+    ):
         assert parent.stdout is not None
         pids = list(map(int, parent.stdout.readline().split()))
         parent.kill()
@@ -239,3 +244,4 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
     for pid in pids:
         wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc]
     assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
+    assert "Traceback" not in errors.read_text()

@@ -13,6 +13,7 @@ from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import BaseManager, Server, dispatch  # type: ignore[attr-defined] # not in typeshed
+from multiprocessing.util import Finalize
 from typing import Any, ClassVar
 
 from ._process import parent_is_gone
@@ -165,7 +166,8 @@ def _end_after_parent() -> None:
         time.sleep(_PARENT_CHECK)
         server: Any = getattr(current_process(), "_manager_server", None)
         if server is not None and not server.clients and parent_is_gone():
-            _remove_directory(server.address)  # the parent cannot
+            # The parent cannot do it.  Priority: after the listener removed its socket.
+            Finalize(None, _remove_directory, (server.address,), exitpriority=-1)
             server.stop_event.set()
             return
 
