@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -176,6 +177,22 @@ def write_from_threads(log: LockedLogWriter, count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def survive(signum: int) -> str:
+    os.kill(os.getpid(), signum)
+    return "survived"
+
+
+def signals_of_a_program() -> tuple[list[int], list[int]]:
+    """The signals that a program started by a task has blocked, and ignores."""
+    status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True)
+    masks = dict(line.split(":\t") for line in status.stdout.splitlines() if line.startswith("Sig"))
+    return _signals(masks["SigBlk"]), _signals(masks["SigIgn"])
+
+
+def _signals(mask: str) -> list[int]:
+    return [number for number in range(1, 65) if int(mask, 16) >> (number - 1) & 1]
 
 
 def sockets(lock: BaseLock, _: int) -> tuple[int, list[str]]:

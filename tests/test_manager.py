@@ -211,9 +211,10 @@ import tasks
 from conftest import FACTORIES, children
 if __name__ == "__main__":
     make = {made.__name__: made for made in FACTORIES}[sys.argv[1]]
-    pool = make(2, context=sys.argv[2])
+    pool = make(2, maxtasksperchild=2, context=sys.argv[2])
     other = make(2, context=sys.argv[2])
-    pool.map(tasks.holder_seen, range(8))
+    # Workers take the place of others: each pool now has some that were forked after the other's.
+    pool.map(tasks.holder_seen, range(9), chunksize=1)
     with pool.lock, other.lock:
         busy = pool.apply_async(time.sleep, (float(sys.argv[3]),))
         print(*children(), flush=True)

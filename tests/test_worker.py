@@ -1,0 +1,126 @@
+"""How workers start, and what Ctrl-C does to them: nothing, the parent decides."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tasks
+from conftest import children, wait_until
+from poollock import BaseLock, LockedPool, locked_pool
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signal masks and groups are POSIX")
+
+
+def test_worker_ignores_sigint(pool: LockedPool) -> None:
+    assert pool.apply(tasks.survive, (signal.SIGINT,)) == "survived"
+
+
+def test_programs_that_a_task_starts_can_be_interrupted(
+    factory: Callable[..., LockedPool], method: str
+) -> None:
+    with factory(1, maxtasksperchild=1, context=method) as pool:
+        for _ in range(2):  # the first worker, and one that took its place
+            blocked, ignored = pool.apply(tasks.signals_of_a_program)
+            assert signal.SIGINT not in blocked
+            assert signal.SIGINT not in ignored
+
+
+def test_parent_gets_its_signals_back() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with locked_pool(1):
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    with pytest.raises(RuntimeError, match="no locks today"):
+        Broken(1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+class Broken(LockedPool):
+    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: Any) -> dict[str, BaseLock]:
+        raise RuntimeError("no locks today")
+
+
+def test_ctrl_c_while_the_pool_is_made(
+    factory: Callable[..., LockedPool], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(pool: LockedPool) -> None:
+        signal.raise_signal(signal.SIGINT)
+        original(pool)
+
+    original = LockedPool._setup_queues
+    monkeypatch.setattr(LockedPool, "_setup_queues", interrupted)
+    before = children()
+    with pytest.raises(KeyboardInterrupt):
+        factory(2, context=method)
+    assert children() == before
+
+
+START = """
+import os, sys, time
+from pathlib import Path
+from poollock import locked_pool, manager_locked_pool
+
+if __name__ == "__main__":
+    try:
+        with {factory}(2, context=sys.argv[1]) as pool:
+            pool.map(abs, range(100))
+            Path("mapped").touch()
+    except KeyboardInterrupt:
+        sys.exit(130)
+else:
+    Path(f"importing-{{os.getpid()}}").touch()
+    while not Path("go").exists():
+        time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_ctrl_c_while_workers_import_the_program(method: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(START.format(factory="locked_pool"))
+    with subprocess.Popen(
+        [sys.executable, "program.py", method],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        wait_until(lambda: len(list(tmp_path.glob("importing-*"))) == 2)
+        os.killpg(process.pid, signal.SIGINT)
+        (tmp_path / "go").touch()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 130
+    assert not (tmp_path / "mapped").exists()
+
+
+BESIDE = """
+import multiprocessing, signal, sys
+from poollock import locked_pool
+
+def blocked(queue):
+    queue.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    with locked_pool(1, context=context) as pool:
+        queue = context.SimpleQueue()
+        process = context.Process(target=blocked, args=(queue,))
+        process.start()
+        print(queue.get())
+        process.join()
+"""
+
+
+def test_other_processes_of_the_program_can_be_interrupted(method: str, tmp_path: Path) -> None:
+    """The fork server, which the pool may be the first to use, must not inherit a blocked signal."""
+    program = tmp_path / "program.py"
+    program.write_text(BESIDE)
+    done = subprocess.run([sys.executable, str(program), method], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
