@@ -217,7 +217,9 @@ if __name__ == "__main__":
     pool.map(tasks.holder_seen, range(9), chunksize=1)
     with pool.lock, other.lock:
         busy = pool.apply_async(time.sleep, (float(sys.argv[3]),))
-        print(*children(), flush=True)
+        while len(pids := children()) != (4 if sys.argv[1] == "locked_pool" else 6):
+            time.sleep(0.005)
+        print(*pids, flush=True)
         time.sleep(60)
 """
 
