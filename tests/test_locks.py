@@ -132,6 +132,27 @@ def test_many_locks_do_not_share_their_words() -> None:
     assert [lock.holder for lock in locks] == [ME, 0] * 100
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_locks_made_in_a_forked_child_have_words_of_their_own() -> None:
+    Lock()  # whatever memory is at hand is now at hand for both
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    go = multiprocessing.get_context("fork").Event()
+    process = multiprocessing.get_context("fork").Process(target=hold_own, args=(sender, go))
+    process.start()
+    assert receiver.recv() == process.pid
+    assert [lock.holder for lock in [Lock() for _ in range(20)]] == [0] * 20
+    go.set()
+    process.join()
+
+
+def hold_own(sender: Any, go: Any) -> None:
+    locks = [Lock(context="fork") for _ in range(20)]
+    for lock in locks:
+        lock.acquire()
+    sender.send(locks[0].holder)
+    go.wait()
+
+
 def test_hold(lock: BaseLock) -> None:
     with lock.hold(1):
         assert lock.holder == ME

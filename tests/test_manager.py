@@ -140,16 +140,19 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
 
 
 def test_forked_child_has_its_own_connection(manager: LockManager) -> None:
-    lock = make_lock(manager)
+    lock, other = make_lock(manager), make_lock(manager)
     with lock:
-        process = multiprocessing.get_context("fork").Process(target=exit_with, args=(lock,))
+        process = multiprocessing.get_context("fork").Process(target=exit_holding, args=(lock, other))
         process.start()
         process.join()
         assert process.exitcode == 0
         assert lock.holder == os.getpid()
+    with other.hold(30):  # it was given back when the child's connection ended
+        assert other.abandoned
 
 
-def exit_with(lock: BaseLock) -> None:
+def exit_holding(lock: BaseLock, other: BaseLock) -> None:
+    other.acquire()
     os._exit(int(lock.acquire(block=False)))
 
 

@@ -41,9 +41,10 @@ class _Proxy(BaseLock):
     def _parts(self) -> tuple[Any, ...]:
         return self._address, self._authkey, self._ident
 
-    def _call(self, method: str, *args: Any) -> Any:
+    def _call(self, method: str, *args: Any) -> tuple[Any, ManagerClient]:
         try:
-            return thread_client(self._address, self._authkey).call(self._ident, method, args)
+            client = thread_client(self._address, self._authkey)
+            return client.call(self._ident, method, args), client
         except (ConnectionError, FileNotFoundError, EOFError) as error:
             # Not every OSError: a TimeoutError may come from the user's own signal handler.
             raise ManagerDiedError(
@@ -53,9 +54,9 @@ class _Proxy(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if not self._call("acquire", os.getpid(), block, timeout):
+        taken, client = self._call("acquire", os.getpid(), block, timeout)
+        if not taken:
             return False
-        client = thread_client(self._address, self._authkey)
         client.granted()
         self._granted.append(client)
         return True
@@ -69,7 +70,8 @@ class _Proxy(BaseLock):
                 self._granted.pop().given_back()
 
     def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
-        state: tuple[int, tuple[int, ...], bool] = self._call("state")
+        state: tuple[int, tuple[int, ...], bool]
+        state, _ = self._call("state")
         return state
 
     @override
