@@ -179,6 +179,11 @@ def write_from_threads(log: LockedLogWriter, count: int) -> None:
         thread.join()
 
 
+def large_result_after(seconds: float) -> bytes:
+    time.sleep(seconds)  # the work
+    return bytes(1 << 20)
+
+
 def survive(signum: int) -> str:
     os.kill(os.getpid(), signum)
     return "survived"

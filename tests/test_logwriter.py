@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import tasks
+from conftest import wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
 
 
@@ -90,12 +91,25 @@ def test_waits_for_whoever_has_the_file(path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         thread = threading.Thread(target=log.write, args=("late\n",))
         thread.start()
-        other.seek(0)
-        assert other.read() == ""
+        inode = f":{os.fstat(other.fileno()).st_ino} "
+        wait_until(
+            lambda: (
+                not thread.is_alive()
+                or any(
+                    "->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()
+                )
+            )
+        )
         assert thread.is_alive()
+        assert other.read() == ""
         fcntl.flock(other, fcntl.LOCK_UN)
         thread.join()
         assert other.read() == "late\n"
+
+
+def is_waited_for(fd: int) -> bool:
+    inode = f":{os.fstat(fd).st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 def test_file_is_free_after_a_write_that_failed(path: Path) -> None:

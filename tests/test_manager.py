@@ -219,7 +219,8 @@ if __name__ == "__main__":
     # Workers take the place of others: each pool now has some that were forked after the other's.
     pool.map(tasks.holder_seen, range(9), chunksize=1)
     with pool.lock, other.lock:
-        busy = pool.apply_async(time.sleep, (float(sys.argv[3]),))
+        for each in (pool, other):
+            each.apply_async(tasks.large_result_after, (float(sys.argv[3]),))
         while len(pids := children()) != (4 if sys.argv[1] == "locked_pool" else 6):
             time.sleep(0.005)
         print(*pids, flush=True)
