@@ -91,15 +91,7 @@ def test_waits_for_whoever_has_the_file(path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         thread = threading.Thread(target=log.write, args=("late\n",))
         thread.start()
-        inode = f":{os.fstat(other.fileno()).st_ino} "
-        wait_until(
-            lambda: (
-                not thread.is_alive()
-                or any(
-                    "->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()
-                )
-            )
-        )
+        wait_until(lambda: not thread.is_alive() or is_waited_for(other.fileno()))
         assert thread.is_alive()
         assert other.read() == ""
         fcntl.flock(other, fcntl.LOCK_UN)
