@@ -28,49 +28,58 @@ _HAS_SOCKETS = sys.platform != "win32"  # there the address is a named pipe
 
 
 class _ServedLock:
-    """A lock or semaphore inside the manager process; each grant belongs to a client's connection."""
+    """A lock or semaphore inside the manager process; each grant belongs to a client's connection.
+
+    A thread that takes a grant out of the list is the one that releases the lock: taking out
+    of a list is one step, so that no grant is given back twice.
+    """
 
     def __init__(self, value: int, bounded: bool) -> None:  # noqa: FBT001 - made by BaseManager._create
-        self._changed = threading.Condition()
-        self._free = value
+        self._lock = threading.Lock() if bounded else threading.Semaphore(value)
         self._value = value
-        self._bounded = bounded
         self._grants: list[tuple[Connection, int]] = []
         self._abandoned = False
 
     def acquire(self, client: Connection, pid: int, block: bool, timeout: float | None) -> bool:  # noqa: FBT001
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._free > 0, timeout if block else 0):
-                return False
-            self._free -= 1
+        if timeout is None and block:
+            taken = self._lock.acquire()
+        elif timeout is None or timeout <= 0 or not block:
+            taken = self._lock.acquire(blocking=False)
+        else:
+            taken = self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+        if taken:
             self._grants.append((client, pid))
-            return True
+        return taken
 
     def release(self, client: Connection, pid: int) -> None:
         """Give one grant back: the caller's if there is one, else, as in multiprocessing, anyone's."""
-        with self._changed:
-            if self._bounded and self._free >= self._value:
+        if not self._taken_out((client, pid)) and not self._another_taken_out(pid):
+            if isinstance(self._lock, threading.Semaphore):
+                self._value += 1
+            else:
                 raise ValueError("semaphore or lock released too many times")
-            own = [grant for grant in self._grants if grant == (client, pid)]
-            of_process = [grant for grant in self._grants if grant[1] == pid]
-            for grant in (own or of_process or self._grants)[:1]:
-                self._grants.remove(grant)
-            self._free += 1
-            self._changed.notify()
+        self._lock.release()
 
     def withdraw(self, client: Connection) -> None:
         """Take back what *client* has, whose connection ended."""
-        with self._changed:
-            lost = [grant for grant in self._grants if grant[0] is client]
-            if lost:
-                self._grants = [grant for grant in self._grants if grant[0] is not client]
+        for grant in list(self._grants):
+            if grant[0] is client and self._taken_out(grant):
                 self._abandoned = True
-                self._free += len(lost)
-                self._changed.notify(len(lost))
+                self._lock.release()
+
+    def _taken_out(self, grant: tuple[Connection, int]) -> bool:
+        try:
+            self._grants.remove(grant)
+        except ValueError:
+            return False
+        return True
+
+    def _another_taken_out(self, pid: int) -> bool:
+        return any(map(self._taken_out, sorted(self._grants, key=lambda grant: grant[1] != pid)))
 
     def state(self, _client: Connection) -> tuple[int, tuple[int, ...], bool]:
-        with self._changed:
-            return self._free, tuple(pid for _, pid in self._grants), self._abandoned
+        grants = list(self._grants)
+        return self._value - len(grants), tuple(pid for _, pid in grants), self._abandoned
 
     def mark_consistent(self, _client: Connection) -> None:
         self._abandoned = False
