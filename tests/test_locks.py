@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -169,6 +170,26 @@ def timeout_of(lock: BaseLock) -> LockTimeoutError:
     with pytest.raises(LockTimeoutError) as caught, lock.hold(0.01):
         pass
     return caught.value
+
+
+def test_contextlib_can_use_it(lock: BaseLock) -> None:
+    with ExitStack() as stack:
+        assert stack.enter_context(lock) is True
+        assert lock.holder == ME
+    assert not lock.locked()
+    lock.acquire()
+    with ExitStack() as stack:
+        stack.push(lock)
+    assert not lock.locked()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGUSR1")
+def test_semaphore_that_a_signal_interrupted_while_it_was_claimed() -> None:
+    semaphore = Semaphore(2)
+    semaphore._claims.acquire()  # where a signal handler may find it, or raise
+    with semaphore:
+        assert semaphore.get_value() == 1
+    assert semaphore.get_value() == 2
 
 
 def test_repr(lock: BaseLock) -> None:

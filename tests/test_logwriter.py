@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -196,6 +197,74 @@ def test_encoding(path: Path) -> None:
             log.write("€\n")
         pickle.loads(pickle.dumps(log)).write("ö\n")
     assert path.read_bytes() == b"\xe4\n\xf6\n"
+
+
+def test_encoding_that_failed_leaves_the_line_as_it_was(path: Path) -> None:
+    with LockedLogWriter(path, encoding="ascii") as log:
+        log.write("status: ")
+        with pytest.raises(UnicodeEncodeError):
+            log.write("ä\n")
+        log.write("ok\n")
+    assert path.read_text() == "status: ok\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_encoding_with_a_mark(path: Path, encoding: str) -> None:
+    with pytest.raises(ValueError, match="byte order mark"):
+        LockedLogWriter(path, encoding=encoding)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGUSR1")
+def test_signal_handler_that_writes_in_the_middle_of_a_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_write = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if data == b"outer\n":
+            signal.raise_signal(signal.SIGUSR1)
+        return real_write(fd, data)
+
+    def handler(*_: object) -> None:
+        log.write("inner\n")
+
+    with LockedLogWriter(path) as log:
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            monkeypatch.setattr("poollock._logwriter.os.write", write)
+            log.write("outer\n")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert path.read_text() == "inner\nouter\n"
+
+
+def test_threads_that_open_the_file_together_share_it(path: Path) -> None:
+    writer = LockedLogWriter(path)
+    log: LockedLogWriter = pickle.loads(pickle.dumps(writer))  # not open yet
+    barrier = threading.Barrier(8)
+    descriptors: set[int] = set()
+
+    def use() -> None:
+        barrier.wait()
+        descriptors.add(log.fileno())
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(descriptors) == 1
+    log.close()
+    writer.close()
+
+
+def test_line_of_a_thread_that_ended_stays_its_own(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        for text in ("cut", "whole\n"):
+            thread = threading.Thread(target=log.write, args=(text,))
+            thread.start()
+            thread.join()
+    assert path.read_text() == "whole\ncut\n"
 
 
 def test_relative_path_is_that_of_the_maker(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

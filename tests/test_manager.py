@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,104 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
     finally:
         done.set()
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_wait_that_is_interrupted_and_tried_again(manager: LockManager) -> None:
+    """What the first wait may have been granted must not stand in the way of the second."""
+    outer, inner = make_lock(manager), make_lock(manager)
+    told = multiprocessing.get_context("spawn").Event()
+    process = start(hold_until_told, inner, told)
+    wait_until(inner.locked)
+    with outer:
+        interrupted(inner.acquire)
+        told.set()
+        process.join()
+        assert inner.acquire(timeout=30)
+        inner.release()
+    assert not inner.abandoned
+    assert not outer.abandoned
+
+
+def hold_until_told(lock: BaseLock, told: Any) -> None:
+    with lock:
+        told.wait()
+
+
+def interrupted(function: Callable[[], Any]) -> None:
+    def give_up(*_: object) -> None:
+        raise TimeoutError("by an alarm")
+
+    before = signal.signal(signal.SIGUSR1, give_up)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(TimeoutError, match="by an alarm"):
+            function()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_signal_handler_that_uses_another_lock(manager: LockManager) -> None:
+    first, second, taken = make_lock(manager), make_lock(manager), make_lock(manager)
+    seen: list[Any] = []
+
+    def look(*_: object) -> None:
+        seen.extend([taken.acquire(block=False), second.acquire(block=False), second.holder, repr(first)])
+        done.set()
+
+    done = threading.Event()
+    holder = threading.Thread(target=lambda: (first.acquire(), taken.acquire()))
+    holder.start()
+    holder.join()
+    releaser = threading.Thread(target=lambda: (done.wait(), first.release()))
+    releaser.start()
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    before = signal.signal(signal.SIGUSR1, look)
+    try:
+        timer.start()
+        assert first.acquire(timeout=30) is True
+    finally:
+        timer.join()
+        releaser.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [False, True, os.getpid(), f"<ManagerLock held by {os.getpid()}>"]
+    assert first.holder == os.getpid()
+    for lock in (first, second, taken):
+        lock.release()
+        assert not lock.locked()
+
+
+def test_wrong_arguments_do_no_harm(manager: LockManager) -> None:
+    lock = make_lock(manager)
+    wrong: Any = "soon"
+    with lock:
+        with pytest.raises(ValueError, match="soon"):
+            lock.acquire(timeout=wrong)
+        with pytest.raises(AttributeError):
+            lock._call("no_such_method")  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        assert lock.holder == os.getpid()
+    assert lock.acquire(timeout=1e12)
+    lock.release()
+    assert not lock.abandoned
+
+
+def test_manager_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(LockManager, "start", fail)
+    with pytest.raises(OSError, match="no more processes"):
+        manager_locked_pool(1)
+
+
+def test_lock_of_another_manager_is_used_as_it_is(manager: LockManager) -> None:
+    lock = make_lock(manager)
+    with manager_locked_pool(1, locks={"lock": lock}) as pool:
+        assert pool.lock is lock
+        with lock:
+            assert not pool.apply(tasks.try_lock)
+        assert pool.apply(tasks.try_lock)
 
 
 def test_forked_child_has_its_own_connection(manager: LockManager) -> None:

@@ -101,7 +101,7 @@ def test_only_lock_and_several() -> None:
         assert pool.lock is semaphore
         assert semaphore.name == "api"
         assert pool.apply(tasks.current_name, ("lock",)) == "api"
-    with locked_pool(1, locks=["a", "b"]) as pool, pytest.raises(AttributeError, match="but 'a', 'b': use"):
+    with locked_pool(1, locks=["a", "b"]) as pool, pytest.raises(AttributeError, match="but 'a', 'b': see"):
         _ = pool.lock
     with locked_pool(1, locks=()) as pool:
         assert pool.map(tasks.add, [1]) == [1]

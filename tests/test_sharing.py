@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 import tasks
-from poollock import Lock, LockedPool, LockNotInstalledError, RLock, Semaphore
+from poollock import Lock, LockedPool, LockNotInstalledError, RLock, Semaphore, locked_pool
 
 TIMES = 40
 
@@ -239,6 +242,30 @@ def test_lock_that_never_reached_the_worker(factory: Callable[..., LockedPool], 
         with pytest.raises(LockNotInstalledError, match=r"Worker-.*make the lock before the pool"):
             pool.apply(tasks.try_lock, (late,))
         assert pool.apply(tasks.give_back, (late,)) is late
+
+
+def test_lock_whose_maker_has_ended_does_not_stop_a_pool() -> None:
+    """A process that got a lock as it started, and whose parent then dropped it, makes a pool."""
+    context = multiprocessing.get_context("spawn")
+    lock = Lock(context=context)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = context.Process(target=make_a_pool, args=(lock, sender))
+    process.start()
+    assert receiver.recv() == "the lock is here"
+    del lock
+    gc.collect()
+    assert receiver.recv() == [1, 2]
+    process.join()
+
+
+def make_a_pool(lock: Lock, sender: Any) -> None:
+    sender.send("the lock is here")
+    # The semaphore's name is gone when the maker drops its lock; wait for that.
+    name = lock._raw._semlock.name.lstrip("/")
+    while any(name in entry for entry in os.listdir("/dev/shm")):
+        time.sleep(0.005)
+    with locked_pool(1, context="spawn") as pool:
+        sender.send(pool.map(tasks.add, [1, 2]))
 
 
 def test_lock_that_was_not_installed_in_somebody_elses_pool() -> None:

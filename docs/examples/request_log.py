@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 def send_request(data: str, *, url: str, log: LockedLogWriter, timeout: float) -> Outcome:
     """Send *data* to *url* and log the cost: the task that each worker runs."""
-    target = url.replace("{data}", urllib.parse.quote(data, safe=""))
+    target = url.replace("{data}", urllib.parse.quote(data, safe="", errors="replace"))
     timer = log.timed(f"request {data}")
     try:
         with timer, urllib.request.urlopen(target, timeout=timeout) as reply:
@@ -79,8 +79,10 @@ def served(url: str | None) -> Generator[str, None, None]:
         return
     with LoopbackServer(("127.0.0.1", 0), Echo) as server:
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/{{data}}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{{data}}"
+        finally:
+            server.shutdown()
 
 
 def read_items(source: str | None) -> list[str]:
@@ -89,7 +91,7 @@ def read_items(source: str | None) -> list[str]:
         return [f"item-{number}" for number in range(1, 201)]
     if source == "-":
         return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
-    with Path(source).open(encoding="utf-8") as file:
+    with Path(source).open(encoding="utf-8", errors="replace") as file:
         return [line.rstrip("\r\n") for line in file if line.strip()]
 
 

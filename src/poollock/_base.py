@@ -168,12 +168,17 @@ class BaseLock(ABC):
         return _rebuilt, (type(self), self._identity, self._name, self._parts())
 
 
-def _rebuilt(cls: type[_Lock], identity: bytes, name: str | None, parts: tuple[Any, ...]) -> _Lock:
+def _rebuilt(
+    cls: type[_Lock], identity: bytes, name: str | None, parts: tuple[Any, ...]
+) -> _Lock | _AbsentLock:
     known = _known.get(identity)
     if isinstance(known, cls):
         return known
     lock = cls.__new__(cls)
-    lock._assemble(parts)
+    try:
+        lock._assemble(parts)
+    except OSError:  # its maker has ended, and its semaphore with it: only its users should mind
+        return _AbsentLock(identity, name)
     lock._register(identity, name)
     return lock
 

@@ -17,7 +17,7 @@ class LockTimeoutError(PoolLockError, TimeoutError):
     """A lock was not free in time.
 
     Attributes:
-        lock: The name of the lock.
+        lock: What the message calls the lock: ``lock 'log'``.
         holders: The pids of the processes that held it when the wait ended.
         timeout: The seconds waited.
     """

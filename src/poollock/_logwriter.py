@@ -56,25 +56,30 @@ class _OpenFile:
     """This process's own description of the file, and the unfinished records of its threads.
 
     ``flock`` belongs to the open file description, which threads share: they take the mutex
-    first.  A forked child shares it too, and must open the file anew.
+    first, again if a signal handler writes in the middle of a write.  A forked child shares it
+    too, and must open the file anew.
     """
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS, 0o666)
-        self.unfinished: dict[int, str] = {}  # by thread
-        self._mutex = threading.Lock()
+        self.unfinished: dict[threading.Thread, list[str]] = {}
+        self._mutex = threading.RLock()
+        self._depth = 0
 
     def append(self, data: bytes) -> None:
         with self._mutex:
             if self.fd < 0:
                 raise ValueError("I/O operation on closed file")
+            self._depth += 1
             try:
                 _lock_file(self.fd)
                 written = os.write(self.fd, data)
                 while written < len(data):  # the kernel took a part: a signal, or 2 GiB and more
                     written += os.write(self.fd, data[written:])
             finally:
-                _unlock_file(self.fd)
+                self._depth -= 1
+                if not self._depth:
+                    _unlock_file(self.fd)
 
     def close(self) -> None:
         with self._mutex:  # a descriptor that is closed during a write is soon another file's
@@ -119,7 +124,8 @@ class LockedLogWriter(io.TextIOBase):
 
     A record is what one ``write`` or ``writelines`` gives, up to its last newline.  A piece
     without a newline waits, for each thread on its own, until the rest of its line arrives or the
-    writer is closed; ``flush`` does not cut it.  Lines end in ``\n`` on every platform.
+    writer is closed; ``flush`` does not cut it, so close the writer before the process ends.
+    Lines end in ``\n`` on every platform.
 
     The writer can be sent to the workers of any pool, as an argument or inside a task function.
     The lock is the operating system's on the file itself (``flock``, ``msvcrt.locking``), which
@@ -134,6 +140,7 @@ class LockedLogWriter(io.TextIOBase):
     Raises:
         OSError: The file cannot be opened.
         LookupError: There is no such encoding.
+        ValueError: The encoding writes a byte order mark, which belongs at the start of a file only.
     """
 
     _file: _OpenFile | None = None
@@ -145,7 +152,8 @@ class LockedLogWriter(io.TextIOBase):
         lock: AbstractContextManager[Any] | None = None,
         encoding: str = "utf-8",
     ) -> None:
-        "".encode(encoding)
+        if "".encode(encoding):
+            raise ValueError(f"the encoding {encoding!r} would put a byte order mark into each record")
         # A spawned worker may be in another directory.
         self._assemble(os.path.abspath(os.fspath(path)), nullcontext() if lock is None else lock, encoding)
         self._opened()
@@ -154,6 +162,7 @@ class LockedLogWriter(io.TextIOBase):
         self._path = path
         self._lock = lock
         self._encoding = encoding
+        self._opening = threading.Lock()
         _writers.add(self)
 
     @property
@@ -194,13 +203,14 @@ class LockedLogWriter(io.TextIOBase):
         file = self._opened()
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] # not every caller is checked
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        thread = threading.get_ident()
-        whole = file.unfinished.pop(thread, "") + text
-        records, newline, rest = whole.rpartition("\n")
-        if rest:
-            file.unfinished[thread] = rest
+        pieces = file.unfinished.setdefault(threading.current_thread(), [])
+        end, newline, rest = text.rpartition("\n")
         if newline:
-            self._append(records + newline)
+            data = "".join([*pieces, end, newline]).encode(self._encoding)
+            pieces.clear()  # now that the encoding accepts them
+            self._append_bytes(data)
+        if rest:
+            pieces.append(rest)
         return len(text)
 
     @override
@@ -222,8 +232,10 @@ class LockedLogWriter(io.TextIOBase):
         if self.closed:
             return
         try:
-            if self._file is not None and self._file.unfinished:
-                self._append("".join(f"{text}\n" for text in self._file.unfinished.values()))
+            if self._file is not None:
+                unfinished = ["".join(pieces) for pieces in self._file.unfinished.values() if pieces]
+                if unfinished:
+                    self._append("".join(f"{text}\n" for text in unfinished))
         finally:
             super().close()
             file, self._file = self._file, None
@@ -231,7 +243,9 @@ class LockedLogWriter(io.TextIOBase):
                 file.close()
 
     def _append(self, text: str) -> None:
-        data = text.encode(self._encoding)
+        self._append_bytes(text.encode(self._encoding))
+
+    def _append_bytes(self, data: bytes) -> None:
         with self._lock:
             self._opened().append(data)
 
@@ -239,11 +253,14 @@ class LockedLogWriter(io.TextIOBase):
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if self._file is None:
-            self._file = _OpenFile(self._path)
+            with self._opening:
+                if self._file is None:
+                    self._file = _OpenFile(self._path)
         return self._file
 
     def _after_fork(self) -> None:
         # Closing the child's descriptor does not end the parent's lock: flock(2).
+        self._opening = threading.Lock()  # a thread of the parent may have had it
         file, self._file = self._file, None
         if file is not None:
             os.close(file.fd)  # not file.close(): a thread of the parent may have had the mutex

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 import time
-import weakref
 from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection
 from multiprocessing.context import BaseContext
@@ -30,17 +29,25 @@ _HAS_SOCKETS = sys.platform != "win32"  # there the address is a named pipe
 class _ServedLock:
     """A lock or semaphore inside the manager process; each grant belongs to a client's connection.
 
-    A thread that takes a grant out of the list is the one that releases the lock: taking out
-    of a list is one step, so that no grant is given back twice.
+    Whoever takes a grant out of the dict releases the lock: that is one step, so no grant is
+    given back twice.
     """
 
     def __init__(self, value: int, bounded: bool) -> None:  # noqa: FBT001 - made by BaseManager._create
         self._lock = threading.Lock() if bounded else threading.Semaphore(value)
         self._value = value
-        self._grants: list[tuple[Connection, int]] = []
+        self._bounded = bounded
+        self._grants: dict[Any, Any] = {}  # number of the grant: connection, pid
         self._abandoned = False
 
-    def acquire(self, client: Connection, pid: int, block: bool, timeout: float | None) -> bool:  # noqa: FBT001
+    def acquire(
+        self,
+        client: Connection,
+        pid: int,
+        grant: tuple[int, int],
+        block: bool,  # noqa: FBT001 - multiprocessing's
+        timeout: float | None,
+    ) -> bool:
         if timeout is None and block:
             taken = self._lock.acquire()
         elif timeout is None or timeout <= 0 or not block:
@@ -48,37 +55,26 @@ class _ServedLock:
         else:
             taken = self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
         if taken:
-            self._grants.append((client, pid))
+            self._grants[grant] = (client, pid)
         return taken
 
-    def release(self, client: Connection, pid: int) -> None:
-        """Give one grant back: the caller's if there is one, else, as in multiprocessing, anyone's."""
-        if not self._taken_out((client, pid)) and not self._another_taken_out(pid):
-            if isinstance(self._lock, threading.Semaphore):
-                self._value += 1
-            else:
+    def release(self, _client: Connection, grant: tuple[int, int] | None) -> None:
+        """Give a grant back; without one, anybody's, as multiprocessing allows."""
+        if not any(self._grants.pop(taken, None) for taken in [grant, *self._grants]):
+            if self._bounded:
                 raise ValueError("semaphore or lock released too many times")
+            self._value += 1
         self._lock.release()
 
     def withdraw(self, client: Connection) -> None:
         """Take back what *client* has, whose connection ended."""
-        for grant in list(self._grants):
-            if grant[0] is client and self._taken_out(grant):
+        for grant, (owner, _) in list(self._grants.items()):
+            if owner is client and self._grants.pop(grant, None):
                 self._abandoned = True
                 self._lock.release()
 
-    def _taken_out(self, grant: tuple[Connection, int]) -> bool:
-        try:
-            self._grants.remove(grant)
-        except ValueError:
-            return False
-        return True
-
-    def _another_taken_out(self, pid: int) -> bool:
-        return any(map(self._taken_out, sorted(self._grants, key=lambda grant: grant[1] != pid)))
-
     def state(self, _client: Connection) -> tuple[int, tuple[int, ...], bool]:
-        grants = list(self._grants)
+        grants = list(self._grants.values())
         return self._value - len(grants), tuple(pid for _, pid in grants), self._abandoned
 
     def mark_consistent(self, _client: Connection) -> None:
@@ -98,17 +94,17 @@ class _LockServer(Server):
             self.clients += 1
         try:
             while True:
-                ident, method, args = conn.recv()
+                number, ident, method, args = conn.recv()
                 lock = self._lock(ident)
                 try:
-                    reply = (True, getattr(lock, method)(conn, *args))
-                except ValueError as error:
-                    reply = (False, str(error))
+                    reply = (number, True, getattr(lock, method)(conn, *args))
+                except Exception as error:  # noqa: BLE001 - it is the caller's
+                    reply = (number, False, error)
                 try:
                     conn.send(reply)
                 except OSError:
-                    if reply == (True, True) and method == "acquire":  # it ended waiting, not holding
-                        lock.release(conn, *args[:1])
+                    if method == "acquire" and reply[1:] == (True, True):  # it ended waiting, not holding
+                        lock.release(conn, args[1])
                     raise
         except (EOFError, OSError):
             pass
@@ -157,9 +153,8 @@ class LockManager(BaseManager):
         finalize: Any = BaseManager._finalize_manager  # type: ignore[attr-defined] # not in typeshed
         finalize(process, address, *rest)
         _remove_directory(address)  # if the manager was killed, it left its socket
-        for client in list(_open_clients):
-            if client.address == address:
-                client.forget()
+        for client in _clients.pop(address, []):
+            client.close_if_idle()
 
 
 LockManager.register("served_lock", _ServedLock, create_method=False)
@@ -187,77 +182,84 @@ def _remove_directory(address: Any) -> None:
 
 
 class ManagerClient:
-    """A thread's connection to the manager, which has the locks that were taken through it.
+    """A connection to the manager, and whether a lock was taken through it.
 
-    A call that is interrupted leaves its answer in the connection, which then takes no other
-    call.  It stays open for the locks taken before, and is closed with the last of them: then
-    the manager takes back what the interrupted call may have been granted.
+    Requests and answers are numbered: when a signal handler raises in the middle of a call,
+    the next call passes over the answer that is still to come.  Only a wait for a lock cannot
+    be left behind like that, lest the lock be granted to nobody: its connection is closed, and
+    the manager takes back what it may have granted.  So no wait uses a connection that has a
+    lock already.
     """
 
     def __init__(self, address: Any, authkey: bytes) -> None:
-        self.address = address
-        self.usable = True
-        self._grants = 0
+        self.holds = False
+        self._busy = threading.Lock()  # only ever tried: a signal handler may find its own thread in a call
+        self._number = 0
         self._connection = Client(address, authkey=authkey)
         dispatch(self._connection, None, "accept_connection", (current_process().name,))
-        _open_clients.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        return not self._connection.closed
+
+    def reserve(self) -> bool:
+        """Return whether the client is now the caller's, until the end of its call."""
+        return self.is_open and self._busy.acquire(blocking=False)
 
     def call(self, ident: str, method: str, args: tuple[Any, ...]) -> Any:
+        """Call a method of a lock in the manager; the client must be reserved."""
         try:
-            self._connection.send((ident, method, args))
-            done, result = self._connection.recv()
-        except BaseException:
-            self.usable = False
-            self._close_if_done()
+            self._number += 1
+            self._connection.send((self._number, ident, method, args))
+            number, done, result = self._connection.recv()
+            while number != self._number:
+                number, done, result = self._connection.recv()
+        except BaseException as error:
+            if method == "acquire" or isinstance(error, (ConnectionError, EOFError)):
+                self.close()
             raise
+        finally:
+            self._busy.release()
         if not done:
-            raise ValueError(result)
+            raise result
         return result
 
-    def granted(self) -> None:
-        self._grants += 1
+    def close_if_idle(self) -> None:
+        """Close the connection to a manager that ended; one in a call is closed by its caller."""
+        if self.reserve():
+            self.close()
+            self._busy.release()
 
-    def given_back(self) -> None:
-        self._grants -= 1
-        self._close_if_done()
-
-    def _close_if_done(self) -> None:
-        if not self.usable and self._grants <= 0:
-            self._connection.close()
-
-    def forget(self) -> None:
-        """Close the connection: it is a parent's, from before a fork, or its manager has ended."""
-        self.usable = False
+    def close(self) -> None:
+        """Close the connection: the manager takes back what was taken through it."""
         self._connection.close()
 
 
-class _ThreadClients(threading.local):
-    def __init__(self) -> None:
-        self.by_address: dict[Any, ManagerClient] = {}
+# The clients of this process, by the address of their manager.  Lists are only appended to and
+# replaced, so that other threads can look through one meanwhile.
+_clients: dict[Any, list[ManagerClient]] = {}
 
 
-_thread = _ThreadClients()
-_open_clients: weakref.WeakSet[ManagerClient] = weakref.WeakSet()
-
-
-def thread_client(address: Any, authkey: bytes) -> ManagerClient:
-    """Return the connection of the running thread to the manager at *address*.
+def reserve_client(address: Any, authkey: bytes, *, to_wait: bool) -> ManagerClient:
+    """Return a client for one call, one that has no lock if the call may wait for a lock.
 
     Raises:
         OSError: There is no manager any more.
     """
-    clients = _thread.by_address
-    client = clients.get(address)
-    if client is None or not client.usable:
-        for ended in [address for address, client in clients.items() if not client.usable]:
-            del clients[ended]
-        client = clients[address] = ManagerClient(address, authkey)
+    for client in _clients.get(address, []):
+        if not (to_wait and client.holds) and client.reserve():
+            return client
+    client = ManagerClient(address, authkey)
+    client.reserve()
+    _clients[address] = [known for known in _clients.get(address, []) if known.is_open] + [client]
     return client
 
 
 def _after_fork() -> None:
-    for client in list(_open_clients):
-        client.forget()
+    for clients in _clients.values():
+        for client in clients:
+            client.close()  # this process's copy: the connection is the parent's
+    _clients.clear()
 
 
 if hasattr(os, "register_at_fork"):

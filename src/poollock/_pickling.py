@@ -29,7 +29,7 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> memo
     Raises:
         Exception: What pickling raised, the message saying which part is to blame and what to do.
     """
-    _check_method(args[0][0] if func in _MAPPERS else func)
+    _check_method(args[0][0] if _is_mapper(func) else func)
     try:
         return ForkingPickler.dumps((func, args, kwds))
     except Exception as error:
@@ -55,7 +55,7 @@ def load_task(data: memoryview) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 
 
 def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> Exception:
-    if func in _MAPPERS:
+    if _is_mapper(func):
         ((func, items),) = args
         parts: list[_Part] = [(f"item {index} of the data", item) for index, item in enumerate(items)]
     else:
@@ -71,6 +71,10 @@ def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping
                 f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}.",
             )
     return error
+
+
+def _is_mapper(func: Any) -> bool:
+    return any(func is mapper for mapper in _MAPPERS)
 
 
 def _check_method(func: Any) -> None:

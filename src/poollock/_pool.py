@@ -87,8 +87,8 @@ class LockedPool(multiprocessing.pool.Pool):
         try:
             return find_lock(self._locks, "lock")
         except KeyError:
-            names = ", ".join(map(repr, self._locks))
-            raise AttributeError(f"this pool has no lock 'lock', but {names}: use pool.locks[name]") from None
+            names = ", ".join(map(repr, self._locks)) or "none at all"
+            raise AttributeError(f"this pool has no lock 'lock', but {names}: see pool.locks") from None
 
     @property
     def locks(self) -> Mapping[str, BaseLock]:
@@ -104,8 +104,10 @@ class LockedPool(multiprocessing.pool.Pool):
     @override
     def terminate(self) -> None:
         """End the workers at once, whatever they are doing, and what the locks live in."""
-        super().terminate()
-        self._end_locks()
+        try:
+            super().terminate()
+        finally:
+            self._end_locks()
 
     @override
     def join(self) -> None:
@@ -228,9 +230,10 @@ class ManagerLockedPool(LockedPool):
         from ._manager import LockManager  # noqa: PLC0415
         from ._proxies import make_lock  # noqa: PLC0415
 
-        self._manager = LockManager(ctx)
-        self._manager.start()
-        return {name: make_lock(self._manager, lock) for name, lock in wanted.items()}
+        manager = LockManager(ctx)
+        manager.start()
+        self._manager = manager
+        return {name: make_lock(manager, lock) for name, lock in wanted.items()}
 
     @override
     def _end_locks(self) -> None:

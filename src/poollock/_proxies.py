@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from typing import Any, final
@@ -9,13 +10,17 @@ from typing import Any, final
 from ._base import BaseLock
 from ._errors import ManagerDiedError
 from ._locks import RLock, Semaphore
-from ._manager import LockManager, ManagerClient, thread_client
+from ._manager import LockManager, ManagerClient, reserve_client
 from ._process import describe
 
 if sys.version_info >= (3, 12):
     from typing import override
 else:
     from typing_extensions import override
+
+
+# Each grant has a number of its own, with the pid: it names what is given back.
+_grants = itertools.count()
 
 
 class _Proxy(BaseLock):
@@ -26,7 +31,7 @@ class _Proxy(BaseLock):
     _address: Any
     _authkey: bytes
     _ident: str
-    _granted: list[ManagerClient]
+    _granted: list[tuple[tuple[int, int], ManagerClient]]
 
     def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
         self._assemble(manager.create(value, bounded=bounded))
@@ -43,7 +48,7 @@ class _Proxy(BaseLock):
 
     def _call(self, method: str, *args: Any) -> tuple[Any, ManagerClient]:
         try:
-            client = thread_client(self._address, self._authkey)
+            client = reserve_client(self._address, self._authkey, to_wait=method == "acquire")
             return client.call(self._ident, method, args), client
         except (ConnectionError, FileNotFoundError, EOFError) as error:
             # Not every OSError: a TimeoutError may come from the user's own signal handler.
@@ -54,20 +59,26 @@ class _Proxy(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        taken, client = self._call("acquire", os.getpid(), block, timeout)
-        if not taken:
-            return False
-        client.granted()
-        self._granted.append(client)
-        return True
+        if timeout is not None:
+            timeout = float(timeout)
+        grant = next(_grants)
+        taken, client = self._call("acquire", os.getpid(), (os.getpid(), grant), block, timeout)
+        if taken:
+            client.holds = True
+            self._granted.append(((os.getpid(), grant), client))
+        return bool(taken)
 
     @override
     def release(self) -> None:
+        grant, client = self._granted.pop() if self._granted else (None, None)
         try:
-            self._call("release", os.getpid())
-        finally:
-            if self._granted:
-                self._granted.pop().given_back()
+            self._call("release", grant)
+        except BaseException:
+            if client is not None:
+                client.close()  # so that the manager takes the lock back
+            raise
+        if client is not None:
+            client.holds = False
 
     def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
         state: tuple[int, tuple[int, ...], bool]
@@ -129,8 +140,11 @@ def make_lock(manager: LockManager, like: BaseLock | None = None) -> BaseLock:
 
     Args:
         manager: The manager, started.
-        like: An RLock or a Semaphore to have one of its kind; anything else gives a plain lock.
+        like: An RLock or a Semaphore to have one of its kind, or a manager's lock to have itself;
+            anything else gives a plain lock.
     """
+    if isinstance(like, _Proxy):
+        return like
     if isinstance(like, Semaphore):
         return ManagerSemaphore(manager, like.value)
     lock = ManagerLock(manager)
