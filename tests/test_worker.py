@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,23 @@ def test_programs_that_a_task_starts_can_be_interrupted(
             blocked, ignored = pool.apply(tasks.signals_of_a_program)
             assert signal.SIGINT not in blocked
             assert signal.SIGINT not in ignored
+
+
+def test_threads_of_the_pool_leave_signals_as_they_are() -> None:
+    """Programs that a callback or a generator of items starts can be interrupted, too."""
+    seen: list[Any] = []
+
+    def look(_: object) -> None:
+        seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    def items() -> Iterator[int]:
+        look(None)
+        yield 1
+
+    with locked_pool(1) as pool:
+        pool.apply_async(tasks.add, (1,), callback=look).wait()
+        assert list(pool.imap(tasks.add, items())) == [1]
+    assert seen == [set(), set()]
 
 
 def test_parent_gets_its_signals_back() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -150,6 +151,8 @@ def main() -> int:
     options = parse_arguments()
     items = read_items(options.input)
     make_pool = manager_locked_pool if options.manager else locked_pool
+    if options.url is None:
+        os.environ["no_proxy"] = "127.0.0.1"  # the server of our own; workers inherit this
     with (
         make_pool(options.workers, context=options.start_method) as pool,
         LockedLogWriter(options.log, lock=pool.lock) as log,

@@ -6,6 +6,7 @@ import multiprocessing.pool
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +17,7 @@ from ._binding import asks_for, bind_locks
 from ._channel import ResultQueue, TaskQueue
 from ._locks import Lock
 from ._process import resolve_context
-from ._worker import interrupts_held, start_worker
+from ._worker import hold_interrupts, interrupts_held, start_worker
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -35,6 +36,7 @@ class LockedPool(multiprocessing.pool.Pool):
     """A ``multiprocessing.Pool`` whose workers share locks; see :func:`locked_pool`."""
 
     _ctx: BaseContext
+    _processes: int
     _state: str
 
     def __init__(
@@ -48,6 +50,7 @@ class LockedPool(multiprocessing.pool.Pool):
         locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
     ) -> None:
         self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
+        self._pool: list[BaseProcess] = []
         check_count("processes", processes)
         check_count("maxtasksperchild", maxtasksperchild)
         if initializer is not None and not callable(initializer):
@@ -55,26 +58,24 @@ class LockedPool(multiprocessing.pool.Pool):
         initargs = tuple(initargs)
         ctx = resolve_context(context)
         wanted = check_locks(locks, ctx)
-        started = False
         try:
             with interrupts_held(ctx):
                 self._locks = self._make_locks(wanted, ctx)
-                for name, lock in self._locks.items():
-                    lock._name = lock._name or name
-                others = [lock for lock in known_locks() if can_reach(lock, ctx)]
-                super().__init__(
-                    processes,
-                    start_worker,
-                    (self._locks, others, initializer, initargs),
-                    maxtasksperchild,
-                    ctx,
-                )
-                started = True
-        except BaseException:  # a Ctrl-C that was held back among them
-            if started:
-                self.terminate()
-            else:
-                self._end_locks()
+            for name, lock in self._locks.items():
+                lock._name = lock._name or name
+            others = [lock for lock in known_locks() if can_reach(lock, ctx)]
+            super().__init__(
+                processes,
+                start_worker,
+                (self._locks, others, initializer, initargs),
+                maxtasksperchild,
+                ctx,
+            )
+        except BaseException:  # Pool itself does this for an Exception only, not for Ctrl-C
+            for worker in self._pool:
+                worker.terminate()
+                worker.join()
+            self._end_locks()
             raise
 
     @property
@@ -117,6 +118,18 @@ class LockedPool(multiprocessing.pool.Pool):
 
     # How multiprocessing.pool.Pool reaches its workers.
 
+    def _repopulate_pool(self) -> None:
+        standard: Any = super()
+        with interrupts_held(self._ctx):
+            standard._repopulate_pool()
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:  # noqa: N802 - the standard library's name
+        """Return the process of a worker, not started."""
+        # For good in the thread that replaces workers, which does nothing else.
+        hold_interrupts()
+        return ctx.Process(*args, **kwds)
+
     def _setup_queues(self) -> None:
         self._inqueue = TaskQueue(self._ctx)
         self._outqueue = ResultQueue(self._ctx)
@@ -126,6 +139,22 @@ class LockedPool(multiprocessing.pool.Pool):
     @staticmethod
     def _help_stuff_finish(inqueue: TaskQueue, task_handler: Thread, size: int) -> None:
         inqueue.drain(task_handler)
+
+    def _map_async(
+        self,
+        func: Any,
+        iterable: Any,
+        mapper: Any,
+        chunksize: int | None = None,
+        *callbacks: Any,
+        **kwds: Any,
+    ) -> Any:
+        standard: Any = super()
+        if chunksize is None:
+            # By the number that there should be: while workers are replaced, there may be none.
+            iterable = iterable if isinstance(iterable, Sized) else list(iterable)
+            chunksize = -(-len(iterable) // (self._processes * 4))
+        return standard._map_async(func, iterable, mapper, chunksize, *callbacks, **kwds)
 
     # The methods of Pool, with the locks bound that the function asks for.
 
