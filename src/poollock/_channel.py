@@ -14,6 +14,7 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Lock
 from typing import Any, TypeAlias
 
+from ._interrupts import leave_interrupts_to_parent
 from ._pickling import dump_task, load_task
 
 # (job, index, function, args, kwds): how multiprocessing.pool passes a task around.
@@ -36,6 +37,11 @@ class TaskQueue(SimpleQueue[Any]):
     def __init__(self, ctx: BaseContext) -> None:
         super().__init__(ctx=ctx)
         _task_queues.add(self)
+
+    def __setstate__(self, state: Any) -> None:
+        standard: Any = super()  # not in typeshed
+        standard.__setstate__(state)
+        leave_interrupts_to_parent()  # the worker is still unpickling what it is: the earliest moment
 
     def put(self, obj: Task | None) -> None:
         """Send a task, or the sentinel that ends a worker.

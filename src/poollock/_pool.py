@@ -6,7 +6,6 @@ import multiprocessing.pool
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,9 +14,10 @@ from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
 from ._binding import asks_for, bind_locks
 from ._channel import ResultQueue, TaskQueue
+from ._interrupts import hold_interrupts, interrupts_deferred, interrupts_held
 from ._locks import Lock
 from ._process import resolve_context
-from ._worker import hold_interrupts, interrupts_held, start_worker
+from ._worker import start_worker
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -36,6 +36,7 @@ class LockedPool(multiprocessing.pool.Pool):
     """A ``multiprocessing.Pool`` whose workers share locks; see :func:`locked_pool`."""
 
     _ctx: BaseContext
+    _pool: list[Any]
     _processes: int
     _state: str
 
@@ -50,7 +51,6 @@ class LockedPool(multiprocessing.pool.Pool):
         locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
     ) -> None:
         self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
-        self._pool: list[BaseProcess] = []
         check_count("processes", processes)
         check_count("maxtasksperchild", maxtasksperchild)
         if initializer is not None and not callable(initializer):
@@ -58,24 +58,27 @@ class LockedPool(multiprocessing.pool.Pool):
         initargs = tuple(initargs)
         ctx = resolve_context(context)
         wanted = check_locks(locks, ctx)
+        started = False
         try:
-            with interrupts_held(ctx):
-                self._locks = self._make_locks(wanted, ctx)
-            for name, lock in self._locks.items():
-                lock._name = lock._name or name
-            others = [lock for lock in known_locks() if can_reach(lock, ctx)]
-            super().__init__(
-                processes,
-                start_worker,
-                (self._locks, others, initializer, initargs),
-                maxtasksperchild,
-                ctx,
-            )
-        except BaseException:  # Pool itself does this for an Exception only, not for Ctrl-C
-            for worker in self._pool:
-                worker.terminate()
-                worker.join()
-            self._end_locks()
+            with interrupts_deferred():
+                with interrupts_held(ctx):
+                    self._locks = self._make_locks(wanted, ctx)
+                for name, lock in self._locks.items():
+                    lock._name = lock._name or name
+                others = [lock for lock in known_locks() if can_reach(lock, ctx)]
+                super().__init__(
+                    processes,
+                    start_worker,
+                    (self._locks, others, initializer, initargs),
+                    maxtasksperchild,
+                    ctx,
+                )
+                started = True
+        except BaseException:  # a Ctrl-C that was put off among them
+            if started:
+                self.terminate()
+            else:
+                self._end_locks()
             raise
 
     @property

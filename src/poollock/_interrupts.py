@@ -1,0 +1,81 @@
+"""Ctrl-C: a terminal sends SIGINT to every process; what to do is the parent's decision alone."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from types import FrameType
+from typing import Any
+
+
+def leave_interrupts_to_parent() -> None:
+    """Let SIGINT pass without effect in this process, a worker: it goes on with its task."""
+    # Not SIG_IGN, which programs that the task starts would inherit, unless they are to, as under nohup.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _do_nothing)
+
+
+def _do_nothing(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
+@contextmanager
+def interrupts_deferred() -> Generator[None, None, None]:
+    """Put off what Ctrl-C does in the running thread until the end of the block."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda signum, _: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def interrupts_held(ctx: BaseContext) -> Generator[None, None, None]:
+    """Hold SIGINT back while processes are started, which inherit that.
+
+    A worker lets the signal through once it has a handler; the manager never does.
+    """
+    _start_helpers(ctx)
+    before = hold_interrupts()
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hold_interrupts() -> set[Any] | None:
+    """Hold SIGINT back in the running thread; return what was held before, None on Windows."""
+    if sys.platform == "win32":
+        return None
+    return signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def let_interrupts_through() -> None:
+    """End, in a process that was started, what ``interrupts_held`` began in its parent."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _start_helpers(ctx: BaseContext) -> None:
+    """Start the processes that live as long as the program: they must not inherit a blocked signal."""
+    method = ctx.get_start_method()
+    if method != "fork" and sys.platform != "win32":
+        from multiprocessing import resource_tracker  # noqa: PLC0415 - not on Windows
+
+        resource_tracker.ensure_running()  # unblocks SIGINT itself, before Python 3.12.5
+    if method == "forkserver":
+        from multiprocessing import forkserver  # noqa: PLC0415 - not on Windows
+
+        forkserver.ensure_running()
