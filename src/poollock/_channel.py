@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.synchronize import Lock
 from typing import Any, TypeAlias
 
@@ -22,6 +23,9 @@ Task: TypeAlias = tuple[int, int, Callable[..., Any], tuple[Any, ...], Mapping[s
 
 _HEADER = struct.Struct("QQ")  # job, index
 _SENTINEL = b""
+
+_LOOK_UP = 0.1  # seconds between looks at whether the workers were stopped
+_PATIENCE = 1.0  # seconds to wait for a result that is being sent when the pool is terminated
 
 _task_queues: weakref.WeakSet[TaskQueue] = weakref.WeakSet()
 _result_queues: weakref.WeakSet[ResultQueue] = weakref.WeakSet()
@@ -79,6 +83,9 @@ class ResultQueue(SimpleQueue[Any]):
     """The results, on their way to the parent."""
 
     _reader: Connection
+    _writer: Connection
+    _wlock: Lock
+    _stopped = False
 
     def __init__(self, ctx: BaseContext) -> None:
         super().__init__(ctx=ctx)
@@ -86,10 +93,23 @@ class ResultQueue(SimpleQueue[Any]):
 
     def put(self, obj: Any) -> None:
         """Send a result; a worker whose parent has ended ends here."""
+        data = ForkingPickler.dumps(obj)
+        while not self._stopped and not self._wlock.acquire(timeout=_LOOK_UP):
+            pass
         try:
-            super().put(obj)
+            self._writer.send_bytes(data)
         except BrokenPipeError:
             sys.exit(0)
+        finally:
+            if not self._stopped:
+                self._wlock.release()
+
+    def stop_workers(self) -> None:
+        """Let no worker send another result: one that is ended while it does would leave the lock taken.
+
+        From here on only the parent's own sentinels go through, each in one write.
+        """
+        self._stopped = self._wlock.acquire(timeout=_PATIENCE)
 
 
 def _run(data: memoryview) -> Any:

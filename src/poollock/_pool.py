@@ -139,6 +139,12 @@ class LockedPool(multiprocessing.pool.Pool):
         self._quick_put = self._inqueue.put
         self._quick_get = self._outqueue._reader.recv
 
+    @classmethod
+    def _terminate_pool(cls, taskqueue: Any, inqueue: TaskQueue, outqueue: ResultQueue, *rest: Any) -> None:
+        outqueue.stop_workers()
+        standard: Any = super()
+        standard._terminate_pool(taskqueue, inqueue, outqueue, *rest)
+
     @staticmethod
     def _help_stuff_finish(inqueue: TaskQueue, task_handler: Thread, size: int) -> None:
         inqueue.drain(task_handler)
