@@ -214,6 +214,8 @@ class ManagerClient:
             number, done, result = self._connection.recv()
             while number != self._number:
                 number, done, result = self._connection.recv()
+            if method == "acquire":
+                self.holds = done and result  # before another thread can reserve it for a wait
         except BaseException as error:
             if method == "acquire" or isinstance(error, (ConnectionError, EOFError)):
                 self.close()

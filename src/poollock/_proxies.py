@@ -64,7 +64,6 @@ class _Proxy(BaseLock):
         grant = next(_grants)
         taken, client = self._call("acquire", os.getpid(), (os.getpid(), grant), block, timeout)
         if taken:
-            client.holds = True
             self._granted.append(((os.getpid(), grant), client))
         return bool(taken)
 
