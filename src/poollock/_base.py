@@ -29,9 +29,10 @@ _kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else 
 class BaseLock(ABC):
     """What every lock of a pool can do, wherever it lives: the type for annotations."""
 
-    __slots__ = ("__weakref__", "_identity", "_name")
+    __slots__ = ("__weakref__", "_identity", "_is_part", "_name")
 
     _identity: bytes
+    _is_part: bool  # of another lock, which answers for it
     _name: str | None
 
     @property
@@ -144,6 +145,21 @@ class BaseLock(ABC):
         return False
 
     @abstractmethod
+    def _give_back(self) -> bool:
+        """Release the lock if this process has it, however often; return whether it had."""
+
+    @abstractmethod
+    def _reclaim(self, pid: int) -> bool:
+        """Release the lock if the process *pid*, which is dead, has it; return whether it had."""
+
+    def _is_unsigned(self) -> bool:
+        """Return whether the lock is taken, and nobody has signed for it."""
+        return False
+
+    def _repair(self) -> None:
+        """Release the lock, which nobody has who is alive."""
+
+    @abstractmethod
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         """Build the lock from what ``_parts`` returned."""
 
@@ -153,6 +169,7 @@ class BaseLock(ABC):
 
     def _register(self, identity: bytes | None = None, name: str | None = None) -> None:
         self._identity = identity or os.urandom(16)
+        self._is_part = False
         self._name = name
         _known[self._identity] = self
 
@@ -224,9 +241,14 @@ class _AbsentLock:
 
 
 def known_locks() -> list[BaseLock]:
-    """Return every lock alive in this process."""
+    """Return every lock alive in this process, but for those that are parts of another."""
     # valuerefs() copies in one step: another thread may make a lock meanwhile.
-    return [lock for ref in _known.valuerefs() if (lock := ref()) is not None]
+    return [lock for ref in _known.valuerefs() if (lock := ref()) is not None and not lock._is_part]
+
+
+def title(lock: BaseLock) -> str:
+    """Return the name of *lock*, or what a message calls one that has none."""
+    return lock._name or lock.label
 
 
 def install_locks(named: Mapping[str, BaseLock], others: Iterable[BaseLock]) -> None:

@@ -1,133 +1,440 @@
-"""Between the pool and its workers: one pipe for tasks, one for results, shared by all workers."""
+"""The result handler: all that workers tell the pool, by their results and by their deaths."""
 
 from __future__ import annotations
 
 import os
-import struct
+import pickle
+import queue
+import selectors
+import socket
 import sys
 import threading
+import warnings
 import weakref
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.reduction import ForkingPickler
-from multiprocessing.synchronize import Lock
-from typing import Any, TypeAlias
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.pool import IMapIterator, RemoteTraceback, _helper_reraises_exception
+from time import monotonic
+from typing import Any
 
-from ._interrupts import leave_interrupts_to_parent
-from ._pickling import dump_task, load_task
+from ._crew import Crew, Worker
+from ._dispatch import Dispatcher, Task
+from ._errors import InitializerError, WorkerDiedError
+from ._pickling import dump_task, task_function
+from ._process import describe, describe_exit, exit_code
+from ._reclaim import INTERVAL, Reclaimer
 
-# (job, index, function, args, kwds): how multiprocessing.pool passes a task around.
-Task: TypeAlias = tuple[int, int, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+_STARTS = 3  # workers in a row that may end before they are ready
+_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+_SOON = 0.005  # seconds
 
-_HEADER = struct.Struct("QQ")  # job, index
-_SENTINEL = b""
-
-_LOOK_UP = 0.1  # seconds between looks at whether the workers were stopped
-_PATIENCE = 1.0  # seconds to wait for a result that is being sent when the pool is terminated
-
-_task_queues: weakref.WeakSet[TaskQueue] = weakref.WeakSet()
-_result_queues: weakref.WeakSet[ResultQueue] = weakref.WeakSet()
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
 
-class TaskQueue(SimpleQueue[Any]):
-    """The tasks, on their way to any worker; each is unpickled only when it is run."""
+class Channel:
+    """Between the pool and its workers.
 
-    _reader: Connection
-    _writer: Connection
-    _rlock: Lock
-
-    def __init__(self, ctx: BaseContext) -> None:
-        super().__init__(ctx=ctx)
-        _task_queues.add(self)
-
-    def __setstate__(self, state: Any) -> None:
-        standard: Any = super()  # not in typeshed
-        standard.__setstate__(state)
-        leave_interrupts_to_parent()  # the worker is still unpickling what it is: the earliest moment
-
-    def put(self, obj: Task | None) -> None:
-        """Send a task, or the sentinel that ends a worker.
-
-        Raises:
-            Exception: The task cannot be pickled; the message says why.
-        """
-        if obj is None:
-            self._writer.send_bytes(_SENTINEL)
-        else:
-            job, index, func, args, kwds = obj
-            self._writer.send_bytes(_HEADER.pack(job, index) + dump_task(func, args, kwds))
-
-    def get(self) -> Task | None:
-        """Wait for a task, or for the sentinel.
-
-        Raises:
-            EOFError: The parent has ended.
-        """
-        with self._rlock:
-            data = self._reader.recv_bytes()
-        if data == _SENTINEL:
-            return None
-        job, index = _HEADER.unpack_from(data)
-        return job, index, _run, (memoryview(data)[_HEADER.size :],), {}
-
-    def drain(self, task_handler: threading.Thread) -> None:
-        """Take out what is left, as long as *task_handler* may be waiting for room."""
-        self._rlock.acquire()  # and keep it: no worker is to take another task
-        while task_handler.is_alive() and self._reader.poll():
-            self._reader.recv_bytes()
-
-
-class ResultQueue(SimpleQueue[Any]):
-    """The results, on their way to the parent."""
-
-    _reader: Connection
-    _writer: Connection
-    _wlock: Lock
-    _stopped = False
-
-    def __init__(self, ctx: BaseContext) -> None:
-        super().__init__(ctx=ctx)
-        _result_queues.add(self)
-
-    def put(self, obj: Any) -> None:
-        """Send a result; a worker whose parent has ended ends here."""
-        data = ForkingPickler.dumps(obj)
-        while not self._stopped and not self._wlock.acquire(timeout=_LOOK_UP):
-            pass
-        try:
-            self._writer.send_bytes(data)
-        except BrokenPipeError:
-            sys.exit(0)
-        finally:
-            if not self._stopped:
-                self._wlock.release()
-
-    def stop_workers(self) -> None:
-        """Let no worker send another result: one that is ended while it does would leave the lock taken.
-
-        From here on only the parent's own sentinels go through, each in one write.
-        """
-        self._stopped = self._wlock.acquire(timeout=_PATIENCE)
-
-
-def _run(data: memoryview) -> Any:
-    func, args, kwds = load_task(data)
-    return func(*args, **kwds)
-
-
-def _close_parents_ends() -> None:
-    """Close the ends that only the pool's process may have open.
-
-    A worker learns from the end of its pipe that the parent has ended; it would not if
-    processes that were forked later, workers of other pools say, held the same end open.
+    Args:
+        crew: Starts the workers.
+        size: How many workers there should be.
+        cache: The results that are waited for, by number of the job.
+        reclaimer: Frees the locks of dead workers.
     """
-    for tasks in list(_task_queues):
-        tasks._writer.close()
-    for results in list(_result_queues):
-        results._reader.close()
+
+    def __init__(self, crew: Crew, size: int, cache: dict[int, Any], reclaimer: Reclaimer) -> None:
+        self._crew = crew
+        self._cache = cache
+        self._reclaimer = reclaimer
+        self._selector = selectors.DefaultSelector()
+        self._wakened, self._waker = socket.socketpair()
+        self._wakened.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._wakened, selectors.EVENT_READ, None)
+        self._inbox: deque[Callable[[], object]] = deque()
+        self._dispatcher = Dispatcher(size, self._watch_writing)
+        self._callbacks = Callbacks()
+        self._broken: Callable[[], Exception] | None = None
+        self._cause = ""  # what the initializer raised
+        self._no_more = False  # tasks will come
+        self._leaving = False  # the workers were told that no task will come
+        self._crew_ended = False
+        self._terminating = False
+        self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
+        self._victims: set[Worker] | None = None  # those that must end before a lost lock is freed
+        _channels.add(self)
+
+    # From other threads.
+
+    def post(self, message: Callable[[], object]) -> None:
+        """Have the result handler call *message*."""
+        self._inbox.append(message)
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # it has enough to wake it, or it has ended
+            pass
+
+    def add(self, worker: Worker) -> None:
+        """Have a worker that was started."""
+        worker.watch()
+        self.post(partial(self._add, worker))
+
+    def start_failed(self, error: Exception) -> None:
+        """Learn that a worker could not be started."""
+        self.post(partial(self._count_failure, f"could not be started: {type(error).__name__}: {error}"))
+
+    def handle_workers(self) -> None:
+        """Be the thread that replaces workers."""
+        self._crew.keep(self.add, self.start_failed)
+        self._crew_ended = True
+        self.post(_nothing)
+
+    def handle_tasks(self, tasks: queue.SimpleQueue[Any]) -> None:
+        """Be the thread that takes the tasks from the users' iterables and hands them out."""
+        for sequence, set_length in iter(tasks.get, None):
+            count = 0
+            for task in sequence:
+                if not self._put(*task):
+                    break
+                count += 1
+            else:
+                if set_length is not None:
+                    self.post(partial(self._set_length, set_length.__self__, count))
+            task = sequence = set_length = None  # nothing of it is to stay alive until the next comes
+        self._no_more = True
+        self.post(_nothing)
+
+    def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
+        if job not in self._cache:  # it has failed as a whole
+            return False
+        if func is _helper_reraises_exception:  # what an iterable raised
+            self.post(partial(self._set, job, index, (False, args[0])))
+        elif self._broken:
+            self.post(partial(self._set, job, index, (False, self._broken())))
+        else:
+            try:
+                frame = dump_task(func, args, kwds)
+            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
+                self.post(partial(self._set, job, index, (False, error)))
+            else:
+                self._dispatcher.put(Task(job, index, task_function(func, args), frame))
+        return True
+
+    def terminate(self) -> None:
+        """End the workers; whoever waits gets an error."""
+        self._terminating = True
+        self.post(_nothing)
+
+    def abandon(self) -> None:
+        """Close what the result handler listens to: at its end, and in every child that is forked."""
+        self._selector.close()
+        self._wakened.close()
+        self._waker.close()
+
+    def fail_all(self) -> None:
+        """Give an error to whoever waits, after the result handler has ended."""
+        self._fail_all(_ended)
+
+    # The result handler.
+
+    def run(self) -> None:
+        """Be the thread that does all the rest, until the pool has ended."""
+        try:
+            while not self._is_over():
+                self._once()
+        finally:
+            self._fail_all(_ended)
+            self.abandon()
+            self._callbacks.stop()
+
+    def _is_over(self) -> bool:
+        return (
+            self._crew_ended
+            and not self._dispatcher.workers
+            and not self._inbox
+            and not self._reclaimer.waits
+        )
+
+    def _once(self) -> None:
+        again = self._dispatcher.balance()
+        for key, events in self._selector.select(self._timeout(again=again)):
+            worker = key.data
+            if worker is None:
+                self._wakened.recv(1 << 12)
+            elif key.fd == worker.death:
+                self._bury(worker)
+            elif worker in self._dispatcher.workers:
+                if events & selectors.EVENT_WRITE and self._dispatcher.go_on(worker):
+                    self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
+                if events & selectors.EVENT_READ:
+                    self._read(worker)
+        while self._inbox:
+            self._inbox.popleft()()
+        if self._reclaimer.waits:
+            self._look_for_lost_locks()
+        self._end()
+
+    def _timeout(self, *, again: bool) -> float | None:
+        if self._kill_at is not None or self._reclaimer.waits:
+            return INTERVAL
+        return _SOON if again else None
+
+    def _end(self) -> None:
+        """Do what is left to do once the pool is closed or terminated."""
+        if self._terminating and self._kill_at is None:
+            self._crew.stop()
+            self._dispatcher.close()
+            self._fail_all(_ended)
+            for worker in self._dispatcher.workers:
+                worker.doomed = "the pool was terminated"
+                worker.process.terminate()
+            self._kill_at = monotonic() + _GRACE
+        elif self._kill_at is not None and monotonic() > self._kill_at:
+            for worker in self._dispatcher.workers:
+                worker.process.kill()
+        elif self._no_more and not self._leaving:
+            if self._cache and self._dispatcher.is_empty() and not self._callbacks.pending:
+                self._fail_all(_ended)  # the pool was closed before their tasks were seen
+            if not self._cache:
+                self._leaving = True
+                self._crew.stop()
+                for worker in self._dispatcher.workers:
+                    worker.leave()
+
+    def _add(self, worker: Worker) -> None:
+        self._dispatcher.workers.append(worker)
+        self._selector.register(worker.sock, selectors.EVENT_READ, worker)
+        if worker.death >= 0:
+            self._selector.register(worker.death, selectors.EVENT_READ, worker)
+        if self._terminating:
+            worker.process.terminate()
+        elif self._leaving:
+            worker.leave()
+
+    def _watch_writing(self, worker: Worker) -> None:
+        self.post(partial(self._watch_writing_now, worker))
+
+    def _watch_writing_now(self, worker: Worker) -> None:
+        if worker in self._dispatcher.workers and worker.outgoing:
+            self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+
+    def _read(self, worker: Worker) -> bool:
+        """Take in what has arrived from *worker*; return whether there may be more."""
+        try:
+            goes_on = worker.reader.receive()
+        except BlockingIOError:
+            return False
+        except OSError:
+            goes_on = False
+        if not goes_on:
+            self._selector.unregister(worker.sock)
+            if worker.death < 0:
+                self._bury(worker)
+            return False
+        frames = worker.reader.frames()
+        if frames and not worker.ready:
+            self._greet(worker, frames.pop(0)[1])
+        tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
+        for task, (_, payload) in zip(tasks, frames):
+            self._answer(task, payload)
+        return True
+
+    def _greet(self, worker: Worker, payload: memoryview) -> None:
+        """Hear from a worker for the first time: it is ready, or what its initializer raised."""
+        if payload:
+            self._cause = pickle.loads(payload)
+        else:
+            worker.ready = True
+            self._crew.failures = 0
+
+    def _answer(self, task: Task, payload: memoryview) -> None:
+        try:
+            success, value, left = pickle.loads(payload)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
+            failure = pickle.UnpicklingError(
+                f"the result of {task} cannot be unpickled in {describe()}: {type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+            success, value, left = False, failure, None
+        if left:
+            self._warn(task, left)
+        self._set(task.job, task.index, (success, value))
+
+    def _warn(self, task: Task, left: list[str]) -> None:
+        try:
+            warnings.warn(
+                f"{task} ended while it held {', '.join(left)}, which has been released", RuntimeWarning, 2
+            )
+        except BaseException:  # noqa: BLE001 - warnings may be errors here
+            report()
+
+    def _bury(self, worker: Worker) -> None:
+        """Learn that *worker* has ended: its results are in, its tasks go to others."""
+        while worker.sock in self._selector.get_map() and self._read(worker):
+            pass
+        if worker.sock in self._selector.get_map():
+            self._selector.unregister(worker.sock)
+        if worker.death >= 0:
+            self._selector.unregister(worker.death)
+        pid = worker.process.pid
+        task = self._dispatcher.remove(worker)
+        code = exit_code(worker.process)
+        held = self._reclaimer.reclaim(pid)
+        self._crew.remove(worker)
+        if task is not None:
+            error = WorkerDiedError(pid, code, str(task), held, worker.doomed)
+            self._set(task.job, task.index, (False, error))
+        if self._victims is not None:
+            self._victims.discard(worker)
+        if worker.ready:
+            self._crew.ask()
+        else:
+            self._count_failure(describe_exit(code))
+
+    def _count_failure(self, how: str) -> None:
+        """Learn that a worker has ended before it was ready, or could not be started."""
+        self._crew.failures += 1
+        if self._crew.stopped:
+            return
+        if self._crew.failures < _STARTS or any(worker.ready for worker in self._dispatcher.workers):
+            self._crew.ask()
+            return
+        self._crew.stop()
+        self._broken = partial(_initializer_error, self._cause) if self._cause else partial(_broken, how)
+        self._fail_all(self._broken)
+        self._dispatcher.close()
+        for worker in self._dispatcher.workers:
+            worker.process.terminate()
+
+    def _look_for_lost_locks(self) -> None:
+        lost = self._reclaimer.lost(monotonic())
+        if lost and self._victims is None:
+            self._victims = set(self._dispatcher.workers)
+            for worker in self._victims:
+                worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
+                worker.process.kill()
+        if self._victims is not None and not self._victims:
+            for lock in lost:
+                self._reclaimer.repair(lock)
+            self._victims = None
+
+    # Outcomes.
+
+    def _set(self, job: int, index: int, outcome: tuple[bool, Any]) -> None:
+        result = self._cache.get(job)
+        if result is None:
+            return
+        if getattr(result, "_callback", None) or getattr(result, "_error_callback", None):
+            self._callbacks.put(partial(result._set, index, outcome))
+        else:
+            result._set(index, outcome)
+
+    def _set_length(self, results: Any, length: int) -> None:
+        if results._job in self._cache:
+            results._set_length(length)
+
+    def _fail_all(self, make_error: Callable[[], Exception]) -> None:
+        for job, result in list(self._cache.items()):
+            if self._cache.pop(job, None) is not None:
+                self._fail(result, make_error())
+
+    def _fail(self, result: Any, error: Exception) -> None:
+        if isinstance(result, IMapIterator):
+            with result._cond:
+                result._items.append((False, error))
+                result._index += 1
+                result._length = result._index
+                result._pool = None
+                result._cond.notify_all()
+            return
+        result._success, result._value = False, error
+        result._pool = None
+        result._event.set()
+        if result._error_callback:
+            self._callbacks.put(partial(result._error_callback, error))
+
+
+class Callbacks:
+    """The thread that calls the users' callbacks, so that none of them keeps the pool waiting."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.pending = 0
+
+    def put(self, call: Callable[[], object]) -> None:
+        """Have *call* called."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
+            self._thread.start()
+        self.pending += 1
+        self._calls.put(call)
+
+    def _run(self) -> None:
+        for call in iter(self._calls.get, None):
+            try:
+                call()
+            except KeyError:  # it was a result that has failed meanwhile, because the pool has ended
+                pass
+            self.pending -= 1
+
+    def stop(self) -> None:
+        """End the thread once it has called what it was given."""
+        self._calls.put(None)
+
+
+def reported(callback: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
+    """Return *callback* such that what it raises is reported, and no more."""
+    if callback is None:
+        return None
+
+    def call(value: Any) -> None:
+        try:
+            callback(value)
+        except BaseException:  # noqa: BLE001 - sys.exit() in it is no reason to leave the pool waiting
+            report()
+
+    return call
+
+
+def report() -> None:
+    """Report the error at hand as one that nobody has caught in this thread."""
+    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _broken_pool(message: str) -> Exception:
+    from ._broken import BrokenPoolError  # noqa: PLC0415 - see there
+
+    return BrokenPoolError(message)
+
+
+def _ended() -> Exception:
+    return _broken_pool(f"the pool was closed or terminated in {describe()} before this task was done")
+
+
+def _broken(how: str) -> Exception:
+    return _broken_pool(
+        f"{_STARTS} workers in a row ended before they were ready; the last one {how}. A worker must be able "
+        "to import the main module, and needs memory to start"
+    )
+
+
+def _initializer_error(cause: tuple[str, str]) -> Exception:
+    raised, trace = cause
+    error = InitializerError(f"the initializer of the pool raised {raised} in its workers")
+    error.__cause__ = RemoteTraceback(f'\n"""\n{trace}"""')
+    return error
+
+
+def _leave_to_parent() -> None:
+    """Close what only the pool's process is to use; see ``_crew``."""
+    for channel in list(_channels):
+        channel.abandon()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_parents_ends)
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._process import describe_exit
+
 
 class PoolLockError(Exception):
     """The base of every error of poollock."""
@@ -36,3 +38,37 @@ class LockTimeoutError(PoolLockError, TimeoutError):
 
 class ManagerDiedError(PoolLockError, ConnectionError):
     """The manager process that a lock lives in has ended."""
+
+
+class WorkerDiedError(PoolLockError, RuntimeError):
+    """A worker has ended while it ran a task; the other tasks go on.
+
+    Attributes:
+        pid: The worker's pid.
+        exitcode: Its exit code as ``Process.exitcode`` has it, -9 after SIGKILL; ``None`` if
+            something else in the pool's process asked the system for it first.
+        task: What the message calls the task.
+        locks_held: The names of the locks that it held; they are free, and marked abandoned.
+    """
+
+    def __init__(
+        self, pid: int, exitcode: int | None, task: str, locks_held: tuple[str, ...] = (), reason: str = ""
+    ) -> None:
+        message = f"worker process {pid} {describe_exit(exitcode)} while it ran {task}"
+        if reason:
+            message += f", because {reason}"
+        if locks_held:
+            message += f"; it held {', '.join(map(repr, locks_held))}, now free again and marked as abandoned"
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task = task
+        self.locks_held = locks_held
+        self._reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.pid, self.exitcode, self.task, self.locks_held, self._reason)
+
+
+class InitializerError(PoolLockError, RuntimeError):
+    """The initializer of a pool raised; the cause is the worker's traceback."""

@@ -161,6 +161,30 @@ class Lock(_SemaphoreLock):
         self._words[_HOLDER] = 0
         self._semaphore.release()
 
+    @override
+    def _give_back(self) -> bool:
+        if self._words[_HOLDER] != _pid:
+            return False
+        self.release()
+        return True
+
+    @override
+    def _reclaim(self, pid: int) -> bool:
+        if self._words[_HOLDER] != pid:
+            return False
+        self._words[_ABANDONED] = 1
+        self.release()
+        return True
+
+    @override
+    def _is_unsigned(self) -> bool:
+        return self._semaphore._is_zero() and not self._words[_HOLDER]
+
+    @override
+    def _repair(self) -> None:
+        self._words[_ABANDONED] = 1
+        self._semaphore.release()
+
 
 @final
 class RLock(BaseLock):
@@ -193,6 +217,7 @@ class RLock(BaseLock):
     @override
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         (self._lock,) = parts
+        self._lock._is_part = True
         self._owner = None
         self._depth = 0
 
@@ -227,6 +252,23 @@ class RLock(BaseLock):
         if self._depth == 0:
             self._owner = None
             self._lock.release()
+
+    @override
+    def _give_back(self) -> bool:
+        self._owner = None
+        return self._lock._give_back()
+
+    @override
+    def _reclaim(self, pid: int) -> bool:
+        return self._lock._reclaim(pid)
+
+    @override
+    def _is_unsigned(self) -> bool:
+        return self._lock._is_unsigned()
+
+    @override
+    def _repair(self) -> None:
+        self._lock._repair()
 
     @override
     def locked(self) -> bool:
@@ -281,6 +323,7 @@ class Semaphore(_SemaphoreLock):
     @override
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
+        self._claims._is_part = True
         super()._assemble(tuple(semaphore))
 
     @override
@@ -312,6 +355,39 @@ class Semaphore(_SemaphoreLock):
         """Give one place back; as in multiprocessing, whoever calls this."""
         self._replace_holder(_pid, 0)
         self._semaphore.release()
+
+    @override
+    def _give_back(self) -> bool:
+        count = self.holders.count(_pid)
+        for _ in range(count):
+            self.release()
+        return count > 0
+
+    @override
+    def _reclaim(self, pid: int) -> bool:
+        self._claims._reclaim(pid)
+        count = self.holders.count(pid)
+        for _ in range(count):
+            self._words[_ABANDONED] = 1
+            self._replace_holder(pid, 0)
+            self._semaphore.release()
+        return count > 0
+
+    @override
+    def _is_unsigned(self) -> bool:
+        try:
+            free = self.get_value()
+        except NotImplementedError:  # macOS
+            free = 0 if self.locked() else self._value
+        return self._claims._is_unsigned() or free + len(self.holders) < self._value
+
+    @override
+    def _repair(self) -> None:
+        if self._claims._is_unsigned():
+            self._claims._repair()
+        while self._is_unsigned():
+            self._words[_ABANDONED] = 1
+            self._semaphore.release()
 
     def _replace_holder(self, old: int, new: int) -> None:
         # A signal handler may use the semaphore while its own thread is in here, or have raised

@@ -39,6 +39,7 @@ class _ServedLock:
         self._bounded = bounded
         self._grants: dict[Any, Any] = {}  # number of the grant: connection, pid
         self._abandoned = False
+        self._withdrawn: set[int] = set()  # pids
 
     def acquire(
         self,
@@ -68,10 +69,19 @@ class _ServedLock:
 
     def withdraw(self, client: Connection) -> None:
         """Take back what *client* has, whose connection ended."""
-        for grant, (owner, _) in list(self._grants.items()):
+        for grant, (owner, pid) in list(self._grants.items()):
             if owner is client and self._grants.pop(grant, None):
+                self._withdrawn.add(pid)
                 self._abandoned = True
                 self._lock.release()
+
+    def reclaim(self, _client: Connection, pid: int) -> bool:
+        """Take back what the process *pid*, which has died, has; return whether it died having it."""
+        for owner in {owner for owner, owner_pid in list(self._grants.values()) if owner_pid == pid}:
+            self.withdraw(owner)
+        had = pid in self._withdrawn
+        self._withdrawn.discard(pid)
+        return had
 
     def state(self, _client: Connection) -> tuple[int, tuple[int, ...], bool]:
         grants = list(self._grants.values())

@@ -14,24 +14,24 @@ from multiprocessing.synchronize import Condition, Event, SemLock
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
+from ._frames import dump
 from ._process import describe
 
 # A part of an object: where in the object it is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]
 
-_MAPPERS: tuple[Any, ...] = (mapstar, starmapstar)
 _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
 
 
 def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> memoryview:
-    """Return a task as bytes.
+    """Return a task as a frame.
 
     Raises:
         Exception: What pickling raised, the message saying which part is to blame and what to do.
     """
-    _check_method(args[0][0] if _is_mapper(func) else func)
+    _check_method(task_function(func, args))
     try:
-        return ForkingPickler.dumps((func, args, kwds))
+        return dump((func, args, kwds))
     except Exception as error:
         raise _explained(error, func, args, kwds) from error
 
@@ -67,14 +67,19 @@ def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping
             path, blamed = culprit
             return _rebuilt(
                 error,
-                f"{error}\nA task of {_name_of(func)} cannot be sent from {describe()} to a worker:\n"
+                f"{error}\nA task of {name_of(func)} cannot be sent from {describe()} to a worker:\n"
                 f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}.",
             )
     return error
 
 
+def task_function(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return the user's function, which ``map`` wraps in one that goes through a chunk."""
+    return args[0][0] if _is_mapper(func) else func
+
+
 def _is_mapper(func: Any) -> bool:
-    return any(func is mapper for mapper in _MAPPERS)
+    return func is mapstar or func is starmapstar
 
 
 def _check_method(func: Any) -> None:
@@ -83,7 +88,7 @@ def _check_method(func: Any) -> None:
         func = func.func
     if isinstance(func, MethodType) and getattr(func.__self__, func.__name__, None) != func:
         raise pickle.PicklingError(
-            f"{_name_of(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
+            f"{name_of(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
             f"and its name, and the object has not this one under {func.__name__!r}. Rename a method "
             "that begins with two underscores, and give a decorated one its name by functools.wraps"
         )
@@ -118,13 +123,13 @@ def _pickles(part: Any) -> bool:
 
 def _parts_of(path: str, whole: Any) -> Iterator[_Part]:
     if isinstance(whole, MethodType):
-        yield f"the object of {_name_of(whole)}", whole.__self__
+        yield f"the object of {name_of(whole)}", whole.__self__
     elif isinstance(whole, partial):
         yield f"the function of {path}", whole.func
         for index, arg in enumerate(whole.args):
-            yield f"argument {index} of {_name_of(whole)}", arg
+            yield f"argument {index} of {name_of(whole)}", arg
         for name, arg in whole.keywords.items():
-            yield f"argument {name!r} of {_name_of(whole)}", arg
+            yield f"argument {name!r} of {name_of(whole)}", arg
     elif isinstance(whole, (list, tuple, set, frozenset)):
         for index, item in enumerate(whole):
             yield f"{path}[{index}]", item
@@ -152,7 +157,8 @@ def _state_of(path: str, whole: object) -> Iterator[_Part]:
         yield f"part {index} of {path}", arg
 
 
-def _name_of(func: Any) -> str:
+def name_of(func: Any) -> str:
+    """Return how a message names a task function."""
     while isinstance(func, partial):
         func = func.func
     return getattr(func, "__qualname__", None) or repr(func)

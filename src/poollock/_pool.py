@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing.pool
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from multiprocessing.context import BaseContext
-from threading import Thread
+from multiprocessing.pool import _helper_reraises_exception  # type: ignore[attr-defined] # not in typeshed
+from multiprocessing.util import Finalize
+from queue import SimpleQueue
+from threading import Thread, current_thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
 from ._binding import asks_for, bind_locks
-from ._channel import ResultQueue, TaskQueue
-from ._interrupts import hold_interrupts, interrupts_deferred, interrupts_held
+from ._channel import Channel, reported
+from ._crew import Crew, Worker
+from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
 from ._process import resolve_context
-from ._worker import start_worker
+from ._reclaim import Reclaimer
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -55,8 +60,8 @@ class LockedPool(multiprocessing.pool.Pool):
         check_count("maxtasksperchild", maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        initargs = tuple(initargs)
         ctx = resolve_context(context)
+        setup = (initializer, tuple(initargs))
         wanted = check_locks(locks, ctx)
         started = False
         try:
@@ -65,14 +70,7 @@ class LockedPool(multiprocessing.pool.Pool):
                     self._locks = self._make_locks(wanted, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
-                others = [lock for lock in known_locks() if can_reach(lock, ctx)]
-                super().__init__(
-                    processes,
-                    start_worker,
-                    (self._locks, others, initializer, initargs),
-                    maxtasksperchild,
-                    ctx,
-                )
+                self._start(ctx, processes or _cpu_count(), maxtasksperchild, setup)
                 started = True
         except BaseException:  # a Ctrl-C that was put off among them
             if started:
@@ -80,6 +78,38 @@ class LockedPool(multiprocessing.pool.Pool):
             else:
                 self._end_locks()
             raise
+
+    def _start(
+        self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: tuple[Any, ...]
+    ) -> None:
+        others = [
+            lock for lock in known_locks() if can_reach(lock, ctx) and lock not in self._locks.values()
+        ]
+        crew = Crew(ctx, self.Process, processes, maxtasksperchild, (self._locks, others, *setup))
+        self._ctx = ctx
+        self._processes = processes
+        self._pool = crew.processes
+        self._crew = crew
+        with interrupts_held(ctx):
+            workers, error = crew.fill()
+        if error is not None:
+            _end_workers(workers)
+            raise error
+        self._cache: dict[int, Any] = {}
+        self._taskqueue: SimpleQueue[Any] = SimpleQueue()
+        self._channel = channel = Channel(crew, processes, self._cache, Reclaimer(self._locks.values()))
+        for worker in workers:
+            channel.add(worker)
+        self._worker_handler = _start_thread(channel.handle_workers)
+        self._task_handler = _start_thread(channel.handle_tasks, self._taskqueue)
+        self._result_handler = _start_thread(channel.run)
+        self._terminate = Finalize(
+            self,
+            self._terminate_pool,
+            args=(self._taskqueue, channel, self._task_handler, self._result_handler),
+            exitpriority=15,
+        )
+        self._state = multiprocessing.pool.RUN
 
     @property
     def lock(self) -> BaseLock:
@@ -106,48 +136,57 @@ class LockedPool(multiprocessing.pool.Pool):
         """End what the locks live in, if it is the pool's."""
 
     @override
+    def close(self) -> None:
+        """Take no more tasks; the workers end when those that there are have been done."""
+        if self._state == multiprocessing.pool.RUN:
+            self._state = multiprocessing.pool.CLOSE
+            self._taskqueue.put(None)
+
+    @override
     def terminate(self) -> None:
         """End the workers at once, whatever they are doing, and what the locks live in."""
+        self._state = multiprocessing.pool.TERMINATE
         try:
-            super().terminate()
+            self._terminate()
         finally:
             self._end_locks()
 
     @override
     def join(self) -> None:
-        """Wait for the workers to end, after ``close`` or ``terminate``."""
-        super().join()
+        """Wait for the workers to end, after ``close`` or ``terminate``.
+
+        Raises:
+            ValueError: The pool is still running.
+        """
+        if self._state == multiprocessing.pool.RUN:
+            raise ValueError("Pool is still running")
+        self._result_handler.join()
         self._end_locks()
 
-    # How multiprocessing.pool.Pool reaches its workers.
+    # What multiprocessing.pool.Pool does inside.
 
     def _repopulate_pool(self) -> None:
-        standard: Any = super()
-        with interrupts_held(self._ctx):
-            standard._repopulate_pool()
-
-    @staticmethod
-    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:  # noqa: N802 - the standard library's name
-        """Return the process of a worker, not started."""
-        # For good in the thread that replaces workers, which does nothing else.
-        hold_interrupts()
-        return ctx.Process(*args, **kwds)
-
-    def _setup_queues(self) -> None:
-        self._inqueue = TaskQueue(self._ctx)
-        self._outqueue = ResultQueue(self._ctx)
-        self._quick_put = self._inqueue.put
-        self._quick_get = self._outqueue._reader.recv
+        self._crew.ask()
 
     @classmethod
-    def _terminate_pool(cls, taskqueue: Any, inqueue: TaskQueue, outqueue: ResultQueue, *rest: Any) -> None:
-        outqueue.stop_workers()
-        standard: Any = super()
-        standard._terminate_pool(taskqueue, inqueue, outqueue, *rest)
+    def _terminate_pool(  # type: ignore[override]
+        cls, taskqueue: SimpleQueue[Any], channel: Channel, *handlers: Thread
+    ) -> None:
+        channel.terminate()
+        taskqueue.put(None)
+        for handler in handlers[1:]:
+            if handler is not current_thread():
+                handler.join()
 
-    @staticmethod
-    def _help_stuff_finish(inqueue: TaskQueue, task_handler: Thread, size: int) -> None:
-        inqueue.drain(task_handler)
+    def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
+        index = -1
+        try:
+            for index, item in enumerate(iterable):
+                yield result_job, index, func, (item,), {}
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told
+            yield result_job, index + 1, _helper_reraises_exception, (error,), {}
 
     def _map_async(
         self,
@@ -155,15 +194,25 @@ class LockedPool(multiprocessing.pool.Pool):
         iterable: Any,
         mapper: Any,
         chunksize: int | None = None,
-        *callbacks: Any,
-        **kwds: Any,
+        callback: Any = None,
+        error_callback: Any = None,
     ) -> Any:
         standard: Any = super()
         if chunksize is None:
             # By the number that there should be: while workers are replaced, there may be none.
             iterable = iterable if isinstance(iterable, Sized) else list(iterable)
             chunksize = -(-len(iterable) // (self._processes * 4))
-        return standard._map_async(func, iterable, mapper, chunksize, *callbacks, **kwds)
+        return self._unless_ended(
+            standard._map_async(
+                func, iterable, mapper, chunksize, reported(callback), reported(error_callback)
+            )
+        )
+
+    def _unless_ended(self, result: Any) -> Any:
+        if self._state == multiprocessing.pool.TERMINATE:  # since _check_running: nobody else will see it
+            self._result_handler.join()
+            self._channel.fail_all()
+        return result
 
     # The methods of Pool, with the locks bound that the function asks for.
 
@@ -189,7 +238,10 @@ class LockedPool(multiprocessing.pool.Pool):
         """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``."""
         args = tuple(args)
         func = bind_locks(func, self._locks, len(args), kwds)
-        return super().apply_async(func, args, kwds, callback, error_callback)
+        standard: Any = super()
+        return self._unless_ended(
+            standard.apply_async(func, args, kwds, reported(callback), reported(error_callback))
+        )
 
     @override
     def map(self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None) -> list[_T]:
@@ -214,14 +266,16 @@ class LockedPool(multiprocessing.pool.Pool):
         self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator[_T]:
         """Yield each result of ``map``, in order, as soon as it is there."""
-        return super().imap(bind_locks(func, self._locks, 1), iterable, chunksize)
+        return self._unless_ended(super().imap(bind_locks(func, self._locks, 1), iterable, chunksize))
 
     @override
     def imap_unordered(
         self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator[_T]:
         """Yield each result of ``map``, in any order, as soon as it is there."""
-        return super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
+        return self._unless_ended(
+            super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
+        )
 
     @override
     def starmap(
@@ -277,6 +331,26 @@ class ManagerLockedPool(LockedPool):
     def _end_locks(self) -> None:
         if self._manager is not None:
             self._manager.shutdown()
+
+
+def _cpu_count() -> int:
+    # What the process may use from Python 3.13 on, as for multiprocessing.pool.Pool.
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count() or 1
+
+
+def _start_thread(target: Callable[..., None], *args: Any) -> Thread:
+    thread = Thread(target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def _end_workers(workers: Iterable[Worker]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join()
+        worker.close()
 
 
 def locked_pool(

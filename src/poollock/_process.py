@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from multiprocessing.context import BaseContext
+from time import monotonic, sleep
 from typing import Any
+
+_PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
 
 _first_parent = os.getppid()
 
@@ -32,6 +36,28 @@ def resolve_context(context: Any) -> BaseContext:
 def describe() -> str:
     """Return how a message names the running process."""
     return f"process {multiprocessing.current_process().name!r} (pid {os.getpid()})"
+
+
+def exit_code(process: Any) -> int | None:
+    """Return how *process*, which has ended, ended; None if somebody else has asked the system first."""
+    patience = monotonic() + _PATIENCE
+    while process.exitcode is None and monotonic() < patience:  # another thread is asking, or the fork server
+        sleep(0.001)
+    process.join(0)
+    code: int | None = process.exitcode
+    return code
+
+
+def describe_exit(code: int | None) -> str:
+    """Return how a message says that a process ended."""
+    if code is None:
+        return "ended, nobody knows how"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
 
 def parent_is_gone() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from contextlib import suppress
 from typing import Any, final
 
 from ._base import BaseLock
@@ -101,6 +102,18 @@ class _Proxy(BaseLock):
     @override
     def mark_consistent(self) -> None:
         self._call("mark_consistent")
+
+    @override
+    def _give_back(self) -> bool:
+        count = len(self._granted)
+        with suppress(ManagerDiedError):
+            for _ in range(count):
+                self.release()
+        return count > 0
+
+    @override
+    def _reclaim(self, pid: int) -> bool:
+        return bool(self._call("reclaim", pid)[0])
 
     @override
     def _state(self) -> str:

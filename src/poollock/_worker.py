@@ -1,23 +1,180 @@
-"""How a worker starts: undisturbed by Ctrl-C, with the pool's locks in place."""
+"""What runs in a worker: undisturbed by Ctrl-C, with the pool's locks in place, one task after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import pickle
+import reprlib
+import socket
+import sys
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError  # type: ignore[attr-defined]
+from time import perf_counter_ns
 from typing import Any
 
-from ._base import BaseLock, install_locks
+from ._base import BaseLock, install_locks, title
+from ._frames import HEADER, FrameReader, dump, set_number
 from ._interrupts import leave_interrupts_to_parent, let_interrupts_through
+from ._pickling import load_task
+from ._process import parent_is_gone
+from ._words import SharedWords
+
+# The words that a worker shares with the pool: the number of the task that it began last, and
+# the numbers, from the first up to the last, of tasks that it is to pass over.
+BEGUN = 0
+VOID_FROM = 1
+VOID_TO = 2
+WORDS = 3
+
+_LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
+
+_ends: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()
 
 
-def start_worker(
+class WorkerEnd:
+    """A worker's end of its pipe, and what it shares with the pool beside it.
+
+    Args:
+        sock: The socket.
+        words: The shared words.
+        claims: A multiprocessing lock; who has it may write the words.
+    """
+
+    def __init__(self, sock: socket.socket, words: SharedWords, claims: Any) -> None:
+        self.sock = sock
+        self._words = words
+        self._claims = claims
+
+    def __setstate__(self, state: Any) -> None:
+        leave_interrupts_to_parent()  # the worker is still unpickling what it is: the earliest moment
+        self.__dict__.update(state)
+
+    def open(self) -> None:
+        """Make this the running process's pipe: what it forks itself does not keep it."""
+        self.sock.setblocking(True)
+        _ends.add(self)
+
+    def send(self, frame: memoryview) -> None:
+        """Send a frame, waiting until all of it is on its way."""
+        self.sock.sendall(frame)
+
+    def tasks(self) -> Iterator[memoryview]:
+        """Yield the tasks that arrive, as long as there is a pool to send them."""
+        reader = FrameReader(self.sock)
+        try:
+            while reader.receive():
+                for number, payload in reader.frames():
+                    if self._claim(number):
+                        yield payload
+                if reader.begun:  # a long one: it is this worker's from here on
+                    self._words.view[BEGUN] = reader.begun
+        except OSError:  # the pool has ended, or a task has closed the pipe
+            return
+
+    def _claim(self, number: int) -> bool:
+        """Sign for a task; return False if the pool has taken it back."""
+        while not self._claims.acquire(timeout=_LOOK_UP):
+            if parent_is_gone():
+                raise BrokenPipeError
+        try:
+            words = self._words.view
+            if words[VOID_FROM] <= number < words[VOID_TO]:
+                return False
+            words[BEGUN] = number
+            return True
+        finally:
+            self._claims.release()
+
+
+def run_worker(
+    end: WorkerEnd,
+    maxtasks: int,
     locks: Mapping[str, BaseLock],
     others: Iterable[BaseLock],
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
 ) -> None:
-    """Put the pool's locks in place, then run the user's initializer."""
+    """Run the tasks that come through *end*, at most *maxtasks* of them."""
     leave_interrupts_to_parent()
     let_interrupts_through()
+    end.open()
     install_locks(locks, others)
-    if initializer is not None:
-        initializer(*initargs)
+    held = [*locks.values(), *others]
+    try:
+        try:
+            if initializer is not None:
+                initializer(*initargs)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
+            end.send(dump((_show(error), traceback.format_exc())))
+            return
+        end.send(dump_ready())
+        for done, payload in enumerate(end.tasks(), 1):
+            begun = perf_counter_ns()
+            frame = _run(payload, held)
+            set_number(frame, (perf_counter_ns() - begun) // 1000)
+            end.send(frame)
+            del frame
+            if done == maxtasks:
+                return
+    except BrokenPipeError:  # the pool has ended
+        return
+
+
+def dump_ready() -> memoryview:
+    """Return the frame that says that a worker is ready: an empty one."""
+    frame = memoryview(bytearray(HEADER.size))
+    set_number(frame, 0)
+    return frame
+
+
+def _run(payload: memoryview, locks: Iterable[BaseLock]) -> memoryview:
+    """Run a task; return its outcome as a frame: success, value, and the locks that it left held."""
+    value: Any
+    try:
+        func, args, kwds = load_task(payload)
+        success, value = True, func(*args, **kwds)
+    except BaseException as error:  # noqa: BLE001 - sys.exit() and the like fail the task, not the worker
+        success, value = False, ExceptionWithTraceback(error, error.__traceback__)
+    left = [title(lock) for lock in locks if lock._give_back()]
+    try:
+        frame = dump((success, value, left))
+        if not success:  # the exception may need other arguments than those that it is sent with
+            pickle.loads(frame[HEADER.size :])
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost the worker
+        return dump((False, _unsendable(error, value), left))
+    return frame
+
+
+def _unsendable(error: BaseException, value: Any) -> Any:
+    if not isinstance(value, ExceptionWithTraceback):
+        return MaybeEncodingError(error, _Shown(value))
+    unsendable = ExceptionWithTraceback(MaybeEncodingError(error, _Shown(value.exc)), None)
+    unsendable.tb = value.tb
+    return unsendable
+
+
+class _Shown:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return _show(self._value)
+
+
+def _close_ends() -> None:
+    """Close the pipe in what a task forks: it would keep it open, and answer in the worker's name."""
+    for end in list(_ends):
+        end.sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_ends)
+
+
+def _show(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except Exception as error:  # noqa: BLE001 - an object may fail to show itself
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"

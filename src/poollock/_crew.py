@@ -1,0 +1,213 @@
+"""The workers as the pool's process knows them, and their starting."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from ._dispatch import Task
+from ._frames import FrameReader
+from ._interrupts import hold_interrupts
+from ._words import shared_words
+from ._worker import WORDS, WorkerEnd, run_worker
+
+_MAX_NUMBER = 2**32 - 2  # a shared word has 32 bits: after so many tasks, another worker takes over
+_PAUSE = 0.1  # seconds before another start, for each that failed before
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+class Slot:
+    """What a worker shares with the pool beside its pipe; the worker that replaces it has it next."""
+
+    def __init__(self, ctx: BaseContext) -> None:
+        self.words = shared_words(WORDS)
+        self.claims: Any = ctx.Lock()
+
+    def clear(self) -> None:
+        """Make the slot as new, after the death of its worker, which may have had the claims."""
+        if self.claims._semlock._is_zero():
+            self.claims._semlock.release()
+        for word in range(WORDS):
+            self.words.view[word] = 0
+
+
+class Worker:
+    """What the pool knows of one worker."""
+
+    def __init__(self, slot: Slot, maxtasks: int | None) -> None:
+        self.slot = slot
+        self.maxtasks = min(maxtasks or _MAX_NUMBER, _MAX_NUMBER)
+        self.sock, worker_sock = socket.socketpair()
+        _workers.add(self)
+        self.sock.setblocking(False)
+        self.end = WorkerEnd(worker_sock, slot.words, slot.claims)
+        self.reader = FrameReader(self.sock)
+        self.process: Any = None
+        self.death = -1  # a descriptor that is readable once the worker has ended
+        self.ready = False
+        self.doomed = ""  # why the pool itself ends it
+        self.running: deque[Task] = deque()  # what it has, in order; it runs the first
+        self.outgoing = memoryview(b"")  # what did not fit into its pipe yet
+        self.number = 0  # of the task that was sent last
+        self.done = 0
+        self.since = 0.0  # when it began what it runs
+        self.ahead = 1  # how many tasks it is to have at once
+
+    def start(self, process: Any) -> None:
+        """Start the worker; its own end of the pipe is then open in it alone."""
+        try:
+            process.start()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.end.sock.close()
+        self.process = process
+
+    def watch(self) -> None:
+        """Get what tells of the worker's death.
+
+        A descriptor of the process itself, where there is one: the standard sentinel is a pipe,
+        and what the worker has forked, or the pool's process beside it, holds its other end too.
+        On Windows it is the end of the worker's own pipe, which nobody inherits there.
+        """
+        if hasattr(os, "pidfd_open"):
+            try:
+                self.death = os.pidfd_open(self.process.pid)
+            except OSError:  # not allowed here, or the worker is no more
+                self.death = os.dup(self.process.sentinel)
+        elif sys.platform != "win32":
+            self.death = os.dup(self.process.sentinel)
+
+    def close(self) -> None:
+        """Close what the pool's process has open for the worker."""
+        self.sock.close()
+        if self.death >= 0:
+            os.close(self.death)
+            self.death = -1
+
+    def leave(self) -> None:
+        """Tell the worker that no more task will come."""
+        with suppress(OSError):  # it has ended
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def room(self, limit: int) -> int:
+        """Return how many more tasks may be sent, if the worker is to have *limit*."""
+        if not self.ready or self.outgoing or self.doomed:
+            return 0
+        return min(limit, self.maxtasks - self.done) - len(self.running)
+
+
+class Crew:
+    """Starts the workers, and those that replace them.
+
+    Args:
+        ctx: The context that starts them.
+        make_process: What makes a process: ``Process`` of the pool.
+        size: How many workers there should be.
+        maxtasks: How many tasks each of them runs.
+        setup: What each puts in place first: locks, initializer and its arguments.
+    """
+
+    def __init__(
+        self,
+        ctx: BaseContext,
+        make_process: Callable[..., Any],
+        size: int,
+        maxtasks: int | None,
+        setup: tuple[Any, ...],
+    ) -> None:
+        self.processes: list[Any] = []
+        self.failures = 0  # workers in a row that ended before they were ready
+        self._ctx = ctx
+        self._make_process = make_process
+        self._maxtasks = maxtasks
+        self._setup = setup
+        self._slots = [Slot(ctx) for _ in range(size)]
+        self._starting = threading.Lock()
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+
+    def fill(self) -> tuple[list[Worker], Exception | None]:
+        """Start the workers that are missing; return them, and why there are not more."""
+        started: list[Worker] = []
+        with self._starting:
+            try:
+                while self._slots and not self.stopped:
+                    started.append(self._start(self._slots[-1]))
+                    self._slots.pop()
+            except Exception as error:  # noqa: BLE001 - for the caller to raise or to tell
+                return started, error
+        return started, None
+
+    def _start(self, slot: Slot) -> Worker:
+        worker = Worker(slot, self._maxtasks)
+        process = self._make_process(
+            self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, *self._setup)
+        )
+        process.name = process.name.replace("Process", "PoolWorker")
+        process.daemon = True
+        worker.start(process)
+        self.processes.append(process)
+        return worker
+
+    def remove(self, worker: Worker) -> None:
+        """Forget a worker that has ended."""
+        worker.slot.clear()
+        self._slots.append(worker.slot)
+        self.processes.remove(worker.process)
+
+    def ask(self) -> None:
+        """Let the thread of ``keep`` start what is missing."""
+        self._wanted.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more workers are started."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Start no more workers."""
+        self._stopping.set()
+        self._wanted.set()
+
+    def keep(self, add: Callable[[Worker], None], failed: Callable[[Exception], None]) -> None:
+        """Be the thread that starts replacements, until ``stop``.
+
+        Args:
+            add: Called with each worker that was started.
+            failed: Called when one could not be.
+        """
+        hold_interrupts()  # its workers inherit that
+        while not self.stopped:
+            self._wanted.wait()
+            self._wanted.clear()
+            self._stopping.wait(self.failures * _PAUSE)
+            started, error = self.fill()
+            for worker in started:
+                add(worker)
+            if error is not None:
+                failed(error)
+
+
+def _close_parents_ends() -> None:
+    """Close the ends that only the pool's process may have open.
+
+    A worker learns from the end of its pipe that the pool has ended; it would not if
+    processes that were forked later, workers of other pools say, held the same end open.
+    """
+    for worker in list(_workers):
+        worker.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_parents_ends)

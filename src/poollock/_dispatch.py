@@ -1,0 +1,202 @@
+"""Which worker gets which task.
+
+A worker whose tasks are tiny gets some ahead, so that it need not wait for the pool between
+them.  None waits behind a long one for it: what a worker has not begun is taken back when
+another has nothing to do, or when the task before it turns out to be long.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ._frames import set_number
+from ._pickling import name_of
+from ._worker import BEGUN, VOID_FROM, VOID_TO
+
+if TYPE_CHECKING:
+    from ._crew import Worker
+
+_AHEAD = 16  # tasks that a worker has at most, the one that it runs among them
+_TINY = 250  # microseconds; after a longer task, none is sent ahead
+_LONG = 0.005  # seconds after which nothing is left waiting behind a task
+_SMALL = 1 << 14  # bytes; a larger task is sent only to a worker that has nothing else to do
+_BACKLOG = 32  # tasks for each worker that are pickled before it is their turn
+_BACKLOG_BYTES = 1 << 22
+_CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
+
+
+class Task:
+    """A task on its way: where its result goes, and the task itself as a frame."""
+
+    __slots__ = ("frame", "func", "index", "job", "number")
+
+    def __init__(self, job: int, index: int, func: Any, frame: memoryview) -> None:
+        self.job = job
+        self.index = index
+        self.func = func
+        self.frame = frame
+        self.number = 0
+
+    def __str__(self) -> str:
+        return f"{name_of(self.func)}, part {self.index} of job {self.job}"
+
+
+class Dispatcher:
+    """Hands the tasks to the workers.
+
+    Args:
+        size: How many workers there should be.
+        blocked: Called with a worker whose pipe did not take all of a task.
+    """
+
+    def __init__(self, size: int, blocked: Callable[[Worker], None]) -> None:
+        self.workers: list[Worker] = []  # those that may get tasks
+        self._blocked = blocked
+        self._closed = False
+        self._lock = threading.Lock()
+        self._backlog: deque[Task] = deque()
+        self._bytes = 0  # of the backlog
+        self._limit = size * _BACKLOG
+        self._spread = 2 * size
+        self._idle: dict[Worker, None] = {}
+        self._room = threading.Event()
+        self._look_at = 0.0  # when to look next for tasks that wait behind a long one
+
+    def put(self, task: Task) -> None:
+        """Hand out *task*, or keep it until its turn; wait if too many are kept."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._idle:
+                worker, _ = self._idle.popitem()
+                self._send(worker, [task])
+                return
+            self._backlog.append(task)
+            self._bytes += len(task.frame)
+            if len(self._backlog) < self._limit and self._bytes < _BACKLOG_BYTES:
+                return
+            self._room.clear()
+        self._room.wait()
+
+    def answered(self, worker: Worker, micros: list[int]) -> list[Task]:
+        """Return the tasks that *worker* has done, each in so many *micros*econds, and give it others."""
+        tasks = [worker.running.popleft() for _ in micros]
+        if tasks:
+            worker.done += len(tasks)
+            worker.since = monotonic()
+            worker.ahead = min(worker.ahead * 2, _AHEAD) if micros[-1] < _TINY else 1
+        with self._lock:
+            self._feed(worker)
+        return tasks
+
+    def is_empty(self) -> bool:
+        """Return whether there is no task left that was put."""
+        with self._lock:
+            return not self._backlog and not any(worker.running for worker in self.workers)
+
+    def _feed(self, worker: Worker) -> None:
+        room = worker.room(min(worker.ahead, 1 + len(self._backlog) // self._spread))
+        tasks: list[Task] = []
+        while len(tasks) < room and self._backlog:
+            large = len(self._backlog[0].frame) > _SMALL
+            if large and (tasks or worker.running):
+                break
+            tasks.append(self._backlog.popleft())
+            self._bytes -= len(tasks[-1].frame)
+            if large:
+                break
+        if tasks:
+            self._send(worker, tasks)
+            if len(self._backlog) <= self._limit // 2 and self._bytes <= _BACKLOG_BYTES // 2:
+                self._room.set()
+        elif room and not worker.running:
+            self._idle[worker] = None
+
+    def _send(self, worker: Worker, tasks: list[Task]) -> None:
+        if not worker.running:
+            worker.since = monotonic()
+        for task in tasks:
+            worker.number += 1
+            task.number = worker.number
+            set_number(task.frame, task.number)
+            worker.running.append(task)
+        data = tasks[0].frame if len(tasks) == 1 else memoryview(b"".join([task.frame for task in tasks]))
+        try:
+            sent = worker.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it has ended: whoever sees that gives its tasks to others
+            return
+        if sent < len(data):
+            worker.outgoing = data[sent:]
+            self._blocked(worker)
+
+    def go_on(self, worker: Worker) -> bool:
+        """Send more of what did not fit into the pipe of *worker*; return whether that was all."""
+        with self._lock:
+            try:
+                worker.outgoing = worker.outgoing[worker.sock.send(worker.outgoing) :]
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            return not worker.outgoing
+
+    def balance(self) -> bool:
+        """Let no task wait behind a long one; return whether to look again soon."""
+        with self._lock:
+            now = monotonic()
+            waiting = False
+            for worker in self.workers if self._idle or now >= self._look_at else ():
+                if len(worker.running) > 1:
+                    if (self._idle and not self._backlog) or now - worker.since > _LONG:
+                        self._take_back(worker)
+                    waiting = waiting or len(worker.running) > 1
+            if now >= self._look_at:
+                self._look_at = now + _LONG
+            while self._idle and self._backlog:
+                worker, _ = self._idle.popitem()
+                self._feed(worker)
+            return waiting and bool(self._idle)
+
+    def _take_back(self, worker: Worker) -> None:
+        """Take back what *worker* has not begun."""
+        slot = worker.slot
+        if not slot.claims.acquire(timeout=_CLAIMS):
+            return
+        try:
+            words = slot.words.view
+            begun = max(words[BEGUN], worker.running[0].number)
+            words[VOID_FROM] = begun + 1
+            words[VOID_TO] = worker.number + 1
+        finally:
+            slot.claims.release()
+        self._return(worker, begun)
+        worker.ahead = 1
+
+    def _return(self, worker: Worker, begun: int) -> None:
+        """Keep again, for their turn is next, the tasks of *worker* after the one numbered *begun*."""
+        while worker.running and worker.running[-1].number > begun:
+            task = worker.running.pop()
+            self._backlog.appendleft(task)
+            self._bytes += len(task.frame)
+
+    def remove(self, worker: Worker) -> Task | None:
+        """Forget *worker*, which has ended; return the task that it had begun, if any."""
+        with self._lock:
+            self._idle.pop(worker, None)
+            self.workers.remove(worker)
+            self._return(worker, worker.slot.words.view[BEGUN])
+            worker.close()  # under the lock: nobody is to write to a descriptor that is reused by then
+            return worker.running[0] if worker.running else None
+
+    def close(self) -> None:
+        """Drop what is kept, and whatever comes."""
+        with self._lock:
+            self._closed = True
+            self._backlog.clear()
+            self._room.set()

@@ -1,0 +1,95 @@
+"""Messages between the pool and a worker: a header, and a pickled object."""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import socket
+import struct
+from collections import ChainMap
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+HEADER = struct.Struct("=QQ")  # bytes that follow; a number
+_BLANK = bytes(HEADER.size)
+_ROOM = 1 << 16  # bytes to read at once
+_KEPT = 1 << 21  # bytes of a buffer that is not given back after a large message
+
+
+class _Pickler(pickle.Pickler):
+    # ForkingPickler's own table, which it makes anew for every message.
+    dispatch_table = ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table)  # type: ignore[attr-defined]
+
+
+def dump(obj: Any, number: int = 0) -> memoryview:
+    """Return *obj* as a frame.
+
+    Raises:
+        Exception: What pickling raised.
+    """
+    buffer = io.BytesIO()
+    buffer.write(_BLANK)
+    _Pickler(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
+    frame = buffer.getbuffer()
+    set_number(frame, number)
+    return frame
+
+
+def set_number(frame: memoryview, number: int) -> None:
+    """Write the header of *frame*."""
+    HEADER.pack_into(frame, 0, len(frame) - HEADER.size, number)
+
+
+class FrameReader:
+    """Cuts what arrives on a socket into frames."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._view = memoryview(bytearray(_ROOM))
+        self._start = self._end = 0  # of what was read and not yet taken
+        self._length = 0  # of the frame that begins at start, if it is longer than the buffer
+
+    def receive(self) -> bool:
+        """Read once what has arrived; return whether the stream goes on.
+
+        Raises:
+            BlockingIOError: The socket does not block, and nothing has arrived.
+        """
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._view) > _KEPT:
+                self._view = memoryview(bytearray(_ROOM))
+        elif self._start + max(self._length, HEADER.size) > len(self._view) or self._end == len(self._view):
+            rest = self._view[self._start : self._end]
+            view = memoryview(bytearray(max(self._length, _ROOM)))
+            view[: len(rest)] = rest
+            self._view, self._start, self._end = view, 0, len(rest)
+        count = self._sock.recv_into(self._view[self._end :])
+        self._end += count
+        return count > 0
+
+    @property
+    def begun(self) -> int:
+        """The number of the frame that has arrived in part; 0 if there is none."""
+        if not self._length:
+            return 0
+        _, number = HEADER.unpack_from(self._view, self._start)
+        return int(number)
+
+    def frames(self) -> list[tuple[int, memoryview]]:
+        """Take the frames that are complete, each as its number and its payload.
+
+        The payloads stay as they are until the next ``receive``.
+        """
+        found: list[tuple[int, memoryview]] = []
+        while self._end - self._start >= HEADER.size:
+            length, number = HEADER.unpack_from(self._view, self._start)
+            stop = self._start + HEADER.size + length
+            if stop > self._end:
+                self._length = HEADER.size + length
+                break
+            found.append((number, self._view[self._start + HEADER.size : stop]))
+            self._start = stop
+            self._length = 0
+        return found

@@ -1,0 +1,58 @@
+"""What happens to the locks of a worker that died."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ._base import BaseLock, known_locks, title
+from ._errors import PoolLockError
+
+INTERVAL = 0.02  # seconds between looks
+_PROOF = 1.0  # seconds
+
+
+class Reclaimer:
+    """Frees the locks of dead workers.
+
+    A worker signs for a lock right after it took it, and signs off right before it gives it
+    back.  If it dies between the two, the lock stays taken and nobody has signed.  Then it is
+    not known who has it, until every process that may have it has ended.
+
+    Args:
+        locks: The pool's own locks.
+    """
+
+    def __init__(self, locks: Iterable[BaseLock]) -> None:
+        self._locks = list(locks)
+        self._unsigned: dict[BaseLock, float] = {}  # since when
+
+    def reclaim(self, pid: int) -> tuple[str, ...]:
+        """Free what the process *pid*, which has died, held; return the names."""
+        held: list[str] = []
+        for lock in {*self._locks, *known_locks()}:
+            with suppress(PoolLockError):  # a manager that has ended has no lock to free
+                if lock._reclaim(pid):
+                    held.append(title(lock))
+                if lock._is_unsigned():
+                    self._unsigned.setdefault(lock, 0.0)
+        return tuple(sorted(held))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is a lock that may have been lost."""
+        return bool(self._unsigned)
+
+    def lost(self, now: float) -> list[BaseLock]:
+        """Look again; return the locks for which nobody has signed all the time, for a second."""
+        for lock, since in list(self._unsigned.items()):
+            if not lock._is_unsigned():
+                del self._unsigned[lock]
+            elif not since:
+                self._unsigned[lock] = now
+        return [lock for lock, since in self._unsigned.items() if since and now - since > _PROOF]
+
+    def repair(self, lock: BaseLock) -> None:
+        """Free *lock*, which nobody who is alive has."""
+        lock._repair()
+        del self._unsigned[lock]
