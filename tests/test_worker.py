@@ -71,7 +71,7 @@ def test_ctrl_c_while_the_pool_is_made(
         signal.raise_signal(signal.SIGINT)
         original(pool)
 
-    original = LockedPool._setup_queues
+    original = LockedPool._make_locks
     monkeypatch.setattr(LockedPool, "_setup_queues", interrupted)
     before = children()
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.pool import IMapIterator, RemoteTraceback, _helper_reraises_exception
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from ._crew import Crew, Worker
@@ -28,6 +28,7 @@ from ._reclaim import INTERVAL, Reclaimer
 _STARTS = 3  # workers in a row that may end before they are ready
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
+_NAP = 0.00005  # seconds; a shorter sleep is not worth it
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
@@ -157,6 +158,9 @@ class Channel:
 
     def _once(self) -> None:
         again = self._dispatcher.balance()
+        slack = self._dispatcher.slack()
+        if slack > _NAP:
+            sleep(slack)
         for key, events in self._selector.select(self._timeout(again=again)):
             worker = key.data
             if worker is None:

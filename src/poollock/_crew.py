@@ -59,7 +59,7 @@ class Worker:
         self.outgoing = memoryview(b"")  # what did not fit into its pipe yet
         self.number = 0  # of the task that was sent last
         self.done = 0
-        self.since = 0.0  # when it began what it runs
+        self.seen = 0  # the number that it ran when the pool looked last
         self.ahead = 1  # how many tasks it is to have at once
 
     def start(self, process: Any) -> None:

@@ -20,11 +20,13 @@ from ._worker import BEGUN, VOID_FROM, VOID_TO
 if TYPE_CHECKING:
     from ._crew import Worker
 
-_AHEAD = 16  # tasks that a worker has at most, the one that it runs among them
+_AHEAD = 64  # tasks that a worker has at most, the one that it runs among them
+_OVERHEAD = 0.00001  # seconds that the least task takes a worker
 _TINY = 250  # microseconds; after a longer task, none is sent ahead
 _LONG = 0.005  # seconds after which nothing is left waiting behind a task
 _SMALL = 1 << 14  # bytes; a larger task is sent only to a worker that has nothing else to do
-_BACKLOG = 32  # tasks for each worker that are pickled before it is their turn
+_BURST = 64
+_BACKLOG = 192  # tasks for each worker that are pickled before it is their turn
 _BACKLOG_BYTES = 1 << 22
 _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
 
@@ -60,8 +62,9 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._backlog: deque[Task] = deque()
         self._bytes = 0  # of the backlog
-        self._limit = size * _BACKLOG
-        self._spread = 2 * size
+        self._limit = _BACKLOG + 4 * size
+        self._enough = self._limit - _BURST
+        self._spread = size
         self._idle: dict[Worker, None] = {}
         self._room = threading.Event()
         self._look_at = 0.0  # when to look next for tasks that wait behind a long one
@@ -87,11 +90,14 @@ class Dispatcher:
         tasks = [worker.running.popleft() for _ in micros]
         if tasks:
             worker.done += len(tasks)
-            worker.since = monotonic()
             worker.ahead = min(worker.ahead * 2, _AHEAD) if micros[-1] < _TINY else 1
         with self._lock:
             self._feed(worker)
         return tasks
+
+    def slack(self) -> float:
+        """Return for how many seconds every worker has enough to do, at least."""
+        return min((len(worker.running) for worker in self.workers), default=0) * _OVERHEAD
 
     def is_empty(self) -> bool:
         """Return whether there is no task left that was put."""
@@ -111,14 +117,12 @@ class Dispatcher:
                 break
         if tasks:
             self._send(worker, tasks)
-            if len(self._backlog) <= self._limit // 2 and self._bytes <= _BACKLOG_BYTES // 2:
+            if len(self._backlog) <= self._enough and self._bytes <= _BACKLOG_BYTES // 2:
                 self._room.set()
         elif room and not worker.running:
             self._idle[worker] = None
 
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
-        if not worker.running:
-            worker.since = monotonic()
         for task in tasks:
             worker.number += 1
             task.number = worker.number
@@ -147,36 +151,39 @@ class Dispatcher:
             return not worker.outgoing
 
     def balance(self) -> bool:
-        """Let no task wait behind a long one; return whether to look again soon."""
+        """Let no task wait behind a long one; return whether to look again soon, for a worker is idle."""
+        now = monotonic()
+        if now < self._look_at:
+            return bool(self._idle) and any(len(worker.running) > 1 for worker in self.workers)
         with self._lock:
-            now = monotonic()
-            waiting = False
-            for worker in self.workers if self._idle or now >= self._look_at else ():
-                if len(worker.running) > 1:
-                    if (self._idle and not self._backlog) or now - worker.since > _LONG:
-                        self._take_back(worker)
-                    waiting = waiting or len(worker.running) > 1
-            if now >= self._look_at:
-                self._look_at = now + _LONG
+            self._look_at = now + _LONG
+            waiting = [worker for worker in self.workers if len(worker.running) > 1]
+            for worker in waiting:
+                begun = worker.slot.words.view[BEGUN]
+                if begun == worker.seen:
+                    self._take_back(worker)
+                worker.seen = begun
             while self._idle and self._backlog:
                 worker, _ = self._idle.popitem()
                 self._feed(worker)
-            return waiting and bool(self._idle)
+            return bool(waiting and self._idle)
 
     def _take_back(self, worker: Worker) -> None:
-        """Take back what *worker* has not begun."""
+        """Take back what *worker* has not begun, all of it: it knows one range of numbers to pass over."""
         slot = worker.slot
         if not slot.claims.acquire(timeout=_CLAIMS):
             return
         try:
             words = slot.words.view
-            begun = max(words[BEGUN], worker.running[0].number)
+            begun = words[BEGUN]
             words[VOID_FROM] = begun + 1
             words[VOID_TO] = worker.number + 1
         finally:
             slot.claims.release()
         self._return(worker, begun)
         worker.ahead = 1
+        if not worker.running:
+            self._idle[worker] = None
 
     def _return(self, worker: Worker, begun: int) -> None:
         """Keep again, for their turn is next, the tasks of *worker* after the one numbered *begun*."""

@@ -71,8 +71,8 @@ class FrameReader:
 
     @property
     def begun(self) -> int:
-        """The number of the frame that has arrived in part; 0 if there is none."""
-        if not self._length:
+        """The number of the frame that has arrived in part, if it is a long one; else 0."""
+        if self._length <= _ROOM:
             return 0
         _, number = HEADER.unpack_from(self._view, self._start)
         return int(number)

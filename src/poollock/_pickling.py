@@ -20,6 +20,9 @@ from ._process import describe
 # A part of an object: where in the object it is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]
 
+# How a task calls its function: once, for each item of a chunk, or with each item's parts.
+_CALL, _MAP, _STARMAP = range(3)
+
 _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
 
 
@@ -29,21 +32,27 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> memo
     Raises:
         Exception: What pickling raised, the message saying which part is to blame and what to do.
     """
-    _check_method(task_function(func, args))
+    if func is mapstar or func is starmapstar:
+        how = _MAP if func is mapstar else _STARMAP
+        func, args = args[0]
+    else:
+        how = _CALL
+    if type(func) is not FunctionType:
+        _check_method(func)
     try:
-        return dump((func, args, kwds))
+        return dump((how, func, args, kwds) if kwds else (how, func, args))
     except Exception as error:
-        raise _explained(error, func, args, kwds) from error
+        raise _explained(error, how, func, args, kwds) from error
 
 
-def load_task(data: memoryview) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Return the task that *data* holds.
+def run_task(data: memoryview) -> Any:
+    """Run the task that *data* holds and return its result.
 
     Raises:
-        Exception: What unpickling raised, the message saying what to do.
+        Exception: What unpickling raised, the message saying what to do; or what the task raised.
     """
     try:
-        task: tuple[Any, tuple[Any, ...], dict[str, Any]] = pickle.loads(data)
+        how, func, args, *kwds = pickle.loads(data)
     except Exception as error:
         raise _rebuilt(
             error,
@@ -51,13 +60,18 @@ def load_task(data: memoryview) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
             "task is made of: put the function, and the classes of its arguments, into a module. One typed "
             "into a REPL or a notebook, or made after the workers were started, is not there.",
         ) from error
-    return task
+    if how == _MAP:
+        return [func(item) for item in args]
+    if how == _STARMAP:
+        return [func(*item) for item in args]
+    return func(*args, **kwds[0]) if kwds else func(*args)
 
 
-def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> Exception:
-    if _is_mapper(func):
-        ((func, items),) = args
-        parts: list[_Part] = [(f"item {index} of the data", item) for index, item in enumerate(items)]
+def _explained(
+    error: Exception, how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]
+) -> Exception:
+    if how != _CALL:
+        parts: list[_Part] = [(f"item {index} of the data", item) for index, item in enumerate(args)]
     else:
         parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
         parts += [(f"argument {name!r}", arg) for name, arg in kwds.items()]
@@ -75,11 +89,7 @@ def _explained(error: Exception, func: Any, args: tuple[Any, ...], kwds: Mapping
 
 def task_function(func: Any, args: tuple[Any, ...]) -> Any:
     """Return the user's function, which ``map`` wraps in one that goes through a chunk."""
-    return args[0][0] if _is_mapper(func) else func
-
-
-def _is_mapper(func: Any) -> bool:
-    return func is mapstar or func is starmapstar
+    return args[0][0] if func is mapstar or func is starmapstar else func
 
 
 def _check_method(func: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from ._base import BaseLock, install_locks, title
 from ._frames import HEADER, FrameReader, dump, set_number
 from ._interrupts import leave_interrupts_to_parent, let_interrupts_through
-from ._pickling import load_task
+from ._pickling import run_task
 from ._process import parent_is_gone
 from ._words import SharedWords
 
@@ -133,8 +133,7 @@ def _run(payload: memoryview, locks: Iterable[BaseLock]) -> memoryview:
     """Run a task; return its outcome as a frame: success, value, and the locks that it left held."""
     value: Any
     try:
-        func, args, kwds = load_task(payload)
-        success, value = True, func(*args, **kwds)
+        success, value = True, run_task(payload)
     except BaseException as error:  # noqa: BLE001 - sys.exit() and the like fail the task, not the worker
         success, value = False, ExceptionWithTraceback(error, error.__traceback__)
     left = [title(lock) for lock in locks if lock._give_back()]
