@@ -29,7 +29,7 @@ from poollock import Lock, LockedPool, RLock, Semaphore, _words, locked_pool
         ({"processes": "4"}, TypeError, "processes must be an int"),
         ({"processes": True}, TypeError, "processes must be an int"),
         ({"maxtasksperchild": 0}, ValueError, "maxtasksperchild must be at least 1"),
-        ({"maxtasksperchild": 1.0}, TypeError, "maxtasksperchild must be an int"),
+        ({"maxtasksperchild": 1.0}, ValueError, "maxtasksperchild must be an int"),
         ({"initializer": 3}, TypeError, "initializer must be a callable, not 3"),
         ({"initargs": 3}, TypeError, "not iterable"),
         ({"context": "thread"}, ValueError, "thread"),

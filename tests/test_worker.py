@@ -67,12 +67,12 @@ class Broken(LockedPool):
 def test_ctrl_c_while_the_pool_is_made(
     factory: Callable[..., LockedPool], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(pool: LockedPool) -> None:
+    def interrupted(pool: LockedPool, *args: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        original(pool)
+        original(pool, *args)
 
-    original = LockedPool._make_locks
-    monkeypatch.setattr(LockedPool, "_setup_queues", interrupted)
+    original = LockedPool._start
+    monkeypatch.setattr(LockedPool, "_start", interrupted)
     before = children()
     with pytest.raises(KeyboardInterrupt):
         factory(2, context=method)

@@ -9,12 +9,12 @@ from typing import Any
 from ._base import BaseLock
 
 
-def check_count(name: str, count: object) -> None:
-    """Raise unless *count* is None or a number from 1 on."""
+def check_count(name: str, count: object, error: type[Exception] = TypeError) -> None:
+    """Raise unless *count* is None or a number from 1 on; *error* if it is no number."""
     if count is None:
         return
     if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an int or None, not {count!r}")
+        raise error(f"{name} must be an int or None, not {count!r}")
     if count < 1:
         raise ValueError(f"{name} must be at least 1, not {count}")
 

@@ -57,7 +57,7 @@ class LockedPool(multiprocessing.pool.Pool):
     ) -> None:
         self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
         check_count("processes", processes)
-        check_count("maxtasksperchild", maxtasksperchild)
+        check_count("maxtasksperchild", maxtasksperchild, ValueError)  # as the standard pool
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         ctx = resolve_context(context)

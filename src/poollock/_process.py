@@ -7,7 +7,7 @@ import os
 import signal
 from multiprocessing.context import BaseContext
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, cast
 
 _PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
 
@@ -28,6 +28,8 @@ def resolve_context(context: Any) -> BaseContext:
         return multiprocessing.get_context(context)
     if isinstance(context, BaseContext):
         return context.get_context()
+    if hasattr(context, "Process") and hasattr(context, "get_start_method"):
+        return cast("BaseContext", context)
     raise TypeError(
         f"context must be a multiprocessing context or the name of a start method, not {context!r}"
     )

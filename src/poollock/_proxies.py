@@ -105,11 +105,12 @@ class _Proxy(BaseLock):
 
     @override
     def _give_back(self) -> bool:
-        count = len(self._granted)
+        # A forked worker has a copy of what its parent was granted: each grant begins with a pid.
+        mine = [grant for (pid, grant), _ in self._granted if pid == os.getpid()]
         with suppress(ManagerDiedError):
-            for _ in range(count):
+            for _ in mine:
                 self.release()
-        return count > 0
+        return bool(mine)
 
     @override
     def _reclaim(self, pid: int) -> bool:

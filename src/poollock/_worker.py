@@ -101,7 +101,8 @@ def run_worker(
     let_interrupts_through()
     end.open()
     install_locks(locks, others)
-    held = [*locks.values(), *others]
+    # Not those that stand for one whose maker has ended.
+    held = [lock for lock in (*locks.values(), *others) if isinstance(lock, BaseLock)]
     try:
         try:
             if initializer is not None:
