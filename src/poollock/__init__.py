@@ -1,13 +1,24 @@
 """Locks, and one log file, shared by the workers of a ``multiprocessing`` pool."""
 
+from typing import TYPE_CHECKING, Any
+
 from ._base import BaseLock, current_lock
-from ._errors import LockNotInstalledError, LockTimeoutError, ManagerDiedError, PoolLockError
+from ._errors import (
+    InitializerError,
+    LockNotInstalledError,
+    LockTimeoutError,
+    ManagerDiedError,
+    PoolLockError,
+    WorkerDiedError,
+)
 from ._locks import Lock, RLock, Semaphore
 from ._logwriter import LockedLogWriter
 from ._pool import LockedPool, locked_pool, manager_locked_pool
 
 __all__ = [
     "BaseLock",
+    "BrokenPoolError",
+    "InitializerError",
     "Lock",
     "LockNotInstalledError",
     "LockTimeoutError",
@@ -17,11 +28,25 @@ __all__ = [
     "PoolLockError",
     "RLock",
     "Semaphore",
+    "WorkerDiedError",
     "current_lock",
     "locked_pool",
     "manager_locked_pool",
 ]
 
 # A traceback, a repr and a pickle say where a user finds the name.
-for _public in [globals()[_name] for _name in __all__]:
+for _public in [globals()[_name] for _name in __all__ if _name != "BrokenPoolError"]:
     _public.__module__ = __name__
+
+
+if TYPE_CHECKING:
+    from ._broken import BrokenPoolError
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Imported when it is wanted: concurrent.futures takes longer to import than all the rest.
+        if name == "BrokenPoolError":
+            from ._broken import BrokenPoolError
+
+            return BrokenPoolError
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,3 +7,5 @@ from ._errors import PoolLockError
 
 class BrokenPoolError(PoolLockError, BrokenExecutor):
     """A pool cannot run a task: its workers end before they are ready, or it was ended itself."""
+
+    __module__ = "poollock"

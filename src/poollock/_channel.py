@@ -150,7 +150,8 @@ class Channel:
 
     def _is_over(self) -> bool:
         return (
-            self._crew_ended
+            (self._leaving or self._terminating)
+            and self._crew_ended
             and not self._dispatcher.workers
             and not self._inbox
             and not self._reclaimer.waits

@@ -143,20 +143,23 @@ class Crew:
         with self._starting:
             try:
                 while self._slots and not self.stopped:
-                    started.append(self._start(self._slots[-1]))
-                    self._slots.pop()
+                    started.append(self._start(self._slots.pop()))
             except Exception as error:  # noqa: BLE001 - for the caller to raise or to tell
                 return started, error
         return started, None
 
     def _start(self, slot: Slot) -> Worker:
-        worker = Worker(slot, self._maxtasks)
-        process = self._make_process(
-            self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, *self._setup)
-        )
-        process.name = process.name.replace("Process", "PoolWorker")
-        process.daemon = True
-        worker.start(process)
+        try:
+            worker = Worker(slot, self._maxtasks)
+            process = self._make_process(
+                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, *self._setup)
+            )
+            process.name = process.name.replace("Process", "PoolWorker")
+            process.daemon = True
+            worker.start(process)
+        except BaseException:
+            self._slots.append(slot)
+            raise
         self.processes.append(process)
         return worker
 

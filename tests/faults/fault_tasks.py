@@ -1,0 +1,206 @@
+"""What goes wrong in a worker, in a module that a spawned worker can import."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from poollock import BaseLock, current_lock
+
+HUNDRED_MB = 100 << 20
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def leave() -> NoReturn:
+    sys.exit(7)
+
+
+def leave_at_once() -> NoReturn:
+    os._exit(0)
+
+
+def raise_error() -> NoReturn:
+    raise ValueError("as ordered")
+
+
+FAULTS: dict[str, Callable[[], object]] = {
+    "SIGKILL": kill,
+    "SIGSEGV": segfault,
+    "exit": leave,
+    "C exit": leave_at_once,
+    "exception": raise_error,
+}
+
+
+def run(fault: str) -> None:
+    FAULTS[fault]()
+
+
+def same(x: object) -> object:
+    return x
+
+
+class AtPickling:
+    """Has its fault when it is pickled."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def __reduce__(self) -> Any:
+        run(self.fault)
+        return AtPickling, (self.fault,)
+
+
+class AtUnpickling:
+    """Has its fault when it is unpickled."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def __reduce__(self) -> Any:
+        return run, (self.fault,)
+
+
+def give_at_pickling(fault: str) -> AtPickling:
+    return AtPickling(fault)
+
+
+def give_at_unpickling(fault: str) -> AtUnpickling:
+    return AtUnpickling(fault)
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def with_lock(lock: BaseLock, x: int) -> int:
+    with lock:
+        return x
+
+
+def take_and(lock: BaseLock, fault: str, times: int = 1) -> None:
+    for _ in range(times):
+        lock.acquire()
+    run(fault)
+
+
+def take_and_return(lock: BaseLock) -> str:
+    lock.acquire()
+    return "done"
+
+
+def take_and_raise(lock: BaseLock) -> NoReturn:
+    lock.acquire()
+    raise ValueError("as ordered")
+
+
+def hold_while(lock: BaseLock, path: str) -> int:
+    """Hold the lock, and write the own pid to *path*, until that is gone."""
+    with lock:
+        return stay_while(path)
+
+
+def stay_while(path: str) -> int:
+    """Write the own pid to *path*, and go on until that is gone."""
+    temporary = Path(f"{path}-{os.getpid()}")
+    temporary.write_text(str(os.getpid()))
+    temporary.rename(path)
+    while Path(path).exists():
+        time.sleep(0.002)
+    return os.getpid()
+
+
+def own_pid(_: object = None) -> int:
+    return os.getpid()
+
+
+def large_result(_: int) -> bytes:
+    return bytes(HUNDRED_MB)
+
+
+def size(data: bytes) -> int:
+    return len(data)
+
+
+def fork_and_return(_: int) -> int:
+    """Return in a forked child, too."""
+    if os.fork() == 0:
+        return -1
+    return 1
+
+
+def leave_a_child(path: str) -> None:
+    """Start a process that outlives this worker and has all its files open; die."""
+    if os.fork() == 0:
+        while Path(path).exists():
+            time.sleep(0.002)
+        os._exit(0)
+    kill()
+
+
+class NeedsTwo(Exception):  # noqa: N818 - it is what it does
+    """Pickles, and does not unpickle: it is sent with one argument."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raise_needs_two() -> NoReturn:
+    raise NeedsTwo(1, 2)
+
+
+def raise_unpicklable() -> NoReturn:
+    error = ValueError("with a function")
+    error.function = lambda: None  # type: ignore[attr-defined]
+    raise error
+
+
+def fail_once(path: str) -> None:
+    """Be an initializer that fails the first time."""
+    try:
+        Path(path).unlink()
+    except FileNotFoundError:
+        return
+    raise ValueError("the first time")
+
+
+def count_and_fail(path: str, fault: str) -> None:
+    """Be an initializer that counts how often it was called."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    run(fault)
+
+
+def increment(lock: BaseLock, mark: str, counter: str) -> None:
+    """Two detectors: the mark must never be seen set, and each increment must be kept."""
+    with lock:
+        fd = os.open(mark, os.O_RDWR)
+        try:
+            seen = os.pread(fd, 16, 0)
+            holder = int(seen or b"0")
+            if holder and Path(f"/proc/{holder}").exists() and not lock.abandoned:
+                raise AssertionError(f"process {holder} holds the lock, too")
+            os.pwrite(fd, b"%016d" % os.getpid(), 0)
+            with Path(counter).open("ab") as file:
+                file.write(b"x")
+            os.pwrite(fd, b"%016d" % 0, 0)
+        finally:
+            os.close(fd)
+
+
+def current(_: int) -> None:
+    with current_lock():
+        pass

@@ -1,0 +1,472 @@
+"""What each event does to a pool, and what it does not."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import MaybeEncodingError
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import fault_tasks as tasks
+from conftest import running, wait_until
+from poollock import (
+    BrokenPoolError,
+    InitializerError,
+    LockedPool,
+    RLock,
+    Semaphore,
+    WorkerDiedError,
+    locked_pool,
+    manager_locked_pool,
+)
+
+Factory = Callable[..., LockedPool]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+
+
+def workers(pool: LockedPool) -> list[int]:
+    return [process.pid for process in pool._pool]
+
+
+def wait_for_pid(path: Path) -> int:
+    wait_until(path.exists)
+    return int(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("fault", "exitcode", "text"),
+    [
+        ("SIGKILL", -signal.SIGKILL, "was killed by SIGKILL"),
+        ("SIGSEGV", -signal.SIGSEGV, "was killed by SIGSEGV"),
+        ("C exit", 0, "ended with exit code 0"),
+    ],
+)
+def test_busy_worker_dies(pool: LockedPool, fault: str, exitcode: int, text: str) -> None:
+    before = [pool.apply_async(tasks.square, (x,)) for x in range(20)]
+    victim = pool.apply_async(tasks.run, (fault,))
+    after = [pool.apply_async(tasks.square, (x,)) for x in range(20)]
+    with pytest.raises(WorkerDiedError, match=f"{text} while it ran run") as caught:
+        victim.get()
+    assert caught.value.exitcode == exitcode
+    assert caught.value.locks_held == ()
+    assert f"process {caught.value.pid}" in str(caught.value)
+    assert [result.get() for result in before + after] == [x * x for x in range(20)] * 2
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.pid, again.task) == (str(caught.value), caught.value.pid, caught.value.task)
+    wait_until(lambda: len(workers(pool)) == 2)
+    assert len(set(pool.map(tasks.own_pid, range(8), chunksize=1))) in (1, 2)
+
+
+def test_map_names_the_worker_and_ends(pool: LockedPool) -> None:
+    with pytest.raises(WorkerDiedError):
+        pool.map(tasks.run, ["SIGKILL", *["none"] * 0], chunksize=1)
+    results = pool.imap(tasks.run, ["C exit"])
+    with pytest.raises(WorkerDiedError):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_idle_workers_are_killed(pool: LockedPool) -> None:
+    for _ in range(3):
+        pool.map(tasks.square, range(10))
+        wait_until(lambda: len(workers(pool)) == 2)
+        killed = workers(pool)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        assert pool.map(tasks.square, range(100), chunksize=1) == [x * x for x in range(100)]
+        wait_until(lambda: len(workers(pool)) == 2 and not set(workers(pool)) & set(killed))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_signal_to_a_busy_worker(pool: LockedPool, number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "stays"
+    result = pool.apply_async(tasks.stay_while, (str(path),))
+    pid = wait_for_pid(path)
+    os.kill(pid, number)
+    with pytest.raises(WorkerDiedError, match=number.name) as caught:
+        result.get()
+    assert caught.value.pid == pid
+
+
+def test_worker_dies_while_it_sends(pool: LockedPool) -> None:
+    """Killed when the first bytes of its result have arrived, and many are still to come."""
+    others = pool.map_async(tasks.square, range(50), chunksize=1)
+    result = pool.apply_async(tasks.large_result, (0,))
+    channel = pool._channel
+
+    def receiving() -> list[int]:
+        return [w.process.pid for w in channel._dispatcher.workers if w.reader.begun or w.reader._length > 1 << 20]
+
+    while not (found := receiving()):
+        assert not result.ready()
+    os.kill(found[0], signal.SIGSTOP)
+    if result.ready():  # too late
+        os.kill(found[0], signal.SIGCONT)
+        assert len(result.get()) == tasks.HUNDRED_MB
+    else:
+        os.kill(found[0], signal.SIGKILL)
+        try:
+            assert len(result.get()) == tasks.HUNDRED_MB
+        except WorkerDiedError as error:
+            assert error.pid == found[0]
+    assert others.get() == [x * x for x in range(50)]
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+def test_worker_dies_while_it_receives(pool: LockedPool) -> None:
+    """Stopped, so that it cannot take all of its argument, then killed."""
+    wait_until(lambda: len(workers(pool)) == 2)
+    first, second = workers(pool)
+    for pid in (first, second):
+        os.kill(pid, signal.SIGSTOP)
+    results = [pool.apply_async(tasks.size, (bytes(tasks.HUNDRED_MB),)) for _ in range(2)]
+    others = pool.map_async(tasks.square, range(20), chunksize=1)
+    os.kill(first, signal.SIGKILL)
+    os.kill(second, signal.SIGCONT)
+    for result in results:
+        try:
+            assert result.get() == tasks.HUNDRED_MB
+        except WorkerDiedError as error:
+            assert error.pid == first
+    assert others.get() == [x * x for x in range(20)]
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_worker_dies_holding_a_lock(factory: Factory, method: str, kind: str) -> None:
+    made: Any = {"RLock": RLock, "Semaphore": lambda **kwds: Semaphore(2, **kwds)}
+    locks = {"guard": made[kind](context=method)} if kind != "Lock" else ["guard"]
+    with factory(2, locks=locks, context=method) as pool:
+        lock = pool.lock
+        for times in (1, 2) if kind != "Lock" else (1,):
+            victim = pool.apply_async(tasks.take_and, (lock, "SIGKILL", times))
+            with pytest.raises(WorkerDiedError, match="it held 'guard', now free again") as caught:
+                victim.get()
+            assert caught.value.locks_held == ("guard",)
+            assert lock.abandoned
+            assert lock.holders == ()
+            assert [pool.apply(tasks.with_lock, (lock, x)) for x in range(4)] == [0, 1, 2, 3]
+            lock.mark_consistent()
+            assert not lock.abandoned
+        if kind == "Semaphore":
+            assert lock.acquire(block=False)
+            assert lock.acquire(block=False)
+            assert not lock.acquire(block=False)
+            lock.release()
+            lock.release()
+
+
+def test_others_wait_while_the_holder_dies(pool: LockedPool, tmp_path: Path) -> None:
+    path = tmp_path / "holds"
+    holder = pool.apply_async(tasks.hold_while, (pool.lock, str(path)))
+    pid = wait_for_pid(path)
+    waiter = pool.apply_async(tasks.with_lock, (pool.lock, 5))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError):
+        holder.get()
+    assert waiter.get() == 5
+    pool.lock.mark_consistent()
+
+
+def test_base_exceptions_fail_the_task_only(pool: LockedPool) -> None:
+    wait_until(lambda: len(workers(pool)) == 2)
+    before = sorted(workers(pool))
+    for error in (SystemExit, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(error):
+            pool.apply(_raise, (error,))
+    assert sorted(workers(pool)) == before
+
+
+def _raise(error: type[BaseException]) -> NoReturn:
+    raise error
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_task_leaves_a_lock_held(factory: Factory, method: str, kind: str) -> None:
+    made: Any = {"RLock": RLock, "Semaphore": lambda **kwds: Semaphore(2, **kwds)}
+    locks = {"guard": made[kind](context=method)} if kind != "Lock" else ["guard"]
+    with factory(1, locks=locks, context=method) as pool:
+        with pytest.warns(RuntimeWarning, match="take_and_return.*ended while it held guard"):
+            assert pool.apply(tasks.take_and_return, (pool.lock,)) == "done"
+        with (
+            pytest.warns(RuntimeWarning, match="take_and_raise.*ended while it held guard"),
+            pytest.raises(ValueError, match="as ordered"),
+        ):
+            pool.apply(tasks.take_and_raise, (pool.lock,))
+        assert not pool.lock.locked()
+        assert pool.lock.holders == ()
+        assert not pool.lock.abandoned
+
+
+@pytest.mark.parametrize("fault", ["exception", "exit"])
+def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "calls"
+    with factory(2, tasks.count_and_fail, (str(path), fault), context=method) as pool:
+        results = [pool.apply_async(tasks.square, (x,)) for x in range(5)]
+        for result in results:
+            with pytest.raises(InitializerError, match="ValueError|SystemExit") as caught:
+                result.get()
+            assert "in count_and_fail" in str(caught.value.__cause__)
+        with pytest.raises(InitializerError):
+            pool.map(tasks.square, range(5))
+        with pytest.raises(InitializerError):
+            list(pool.imap(tasks.square, itertools.count()))
+        assert len(path.read_text()) <= 6
+
+
+def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Path) -> None:
+    path = tmp_path / "fails"
+    path.touch()
+    with factory(2, tasks.fail_once, (str(path),), context=method) as pool:
+        assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize("fault", ["SIGKILL", "C exit"])
+def test_workers_die_before_they_are_ready(
+    factory: Factory, method: str, tmp_path: Path, fault: str
+) -> None:
+    path = tmp_path / "calls"
+    how = "was killed by SIGKILL" if fault == "SIGKILL" else "ended with exit code 0"
+    with factory(2, tasks.count_and_fail, (str(path), fault), context=method) as pool:
+        with pytest.raises(BrokenPoolError, match=f"before they were ready; the last one {how}"):
+            pool.map(tasks.square, range(5))
+        with pytest.raises(BrokenPoolError):
+            pool.apply(tasks.square, (1,))
+        assert len(path.read_text()) <= 6
+
+
+BAD_MAIN = """
+import multiprocessing
+from poollock import locked_pool
+
+def f(x):
+    return x
+
+if __name__ == "__main__":
+    with locked_pool(2, context="spawn") as pool:
+        try:
+            pool.map(f, range(10))
+        except Exception as error:
+            print(type(error).__name__, multiprocessing.active_children())
+else:
+    raise ImportError("this main module cannot be imported")
+"""
+
+
+def test_spawned_workers_cannot_import_the_main_module(tmp_path: Path) -> None:
+    (tmp_path / "bad_main.py").write_text(BAD_MAIN)
+    done = subprocess.run(
+        [sys.executable, "bad_main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("BrokenPoolError")
+
+
+def test_results_that_cannot_be_sent(pool: LockedPool) -> None:
+    with pytest.raises(MaybeEncodingError, match="lambda"):
+        pool.apply(_give_function)
+    with pytest.raises(MaybeEncodingError, match="with a function") as caught:
+        pool.apply(tasks.raise_unpicklable)
+    assert "in raise_unpicklable" in str(caught.value.__cause__)
+    with pytest.raises(MaybeEncodingError, match="1 and 2") as caught:
+        pool.apply(tasks.raise_needs_two)
+    assert "in raise_needs_two" in str(caught.value.__cause__)
+    with pytest.raises(pickle.UnpicklingError, match="result of give_at_unpickling.*ValueError: as ordered"):
+        pool.apply(tasks.give_at_unpickling, ("exception",))
+    assert pool.apply(tasks.square, (2,)) == 4
+
+
+def _give_function() -> Any:
+    return lambda: None
+
+
+@pytest.mark.parametrize("end", ["terminate", "with", "close"])
+def test_whoever_waits_when_the_pool_ends(factory: Factory, method: str, tmp_path: Path, end: str) -> None:
+    path = tmp_path / "stays"
+    errors: list[BaseException] = []
+    pool = factory(1, context=method)
+    with pool if end == "with" else pool:
+        running_one = pool.apply_async(tasks.stay_while, (str(path),), error_callback=errors.append)
+        waiting = pool.map_async(tasks.square, range(100), error_callback=errors.append)
+        iterator = pool.imap(tasks.square, range(10))
+        unordered = pool.imap_unordered(tasks.square, itertools.count())
+        wait_for_pid(path)
+        if end == "close":
+            pool.close()
+            path.unlink()
+        else:
+            pool.terminate()
+    if end == "close":
+        return
+    for result in (running_one, waiting):
+        with pytest.raises(BrokenPoolError, match="terminated"):
+            result.get()
+    for results in (iterator, unordered):
+        with pytest.raises(BrokenPoolError, match="terminated"):
+            list(results)
+    wait_until(lambda: len(errors) == 2)
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.apply(tasks.square, (1,))
+
+
+def test_task_given_while_the_pool_is_terminated(monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked_pool(1) as pool:
+        pool.terminate()
+        monkeypatch.setattr(pool, "_check_running", lambda: None)  # it was looked at just before
+        with pytest.raises(BrokenPoolError):
+            pool.apply(tasks.square, (1,))
+        with pytest.raises(BrokenPoolError):
+            pool.map(tasks.square, [1])
+        with pytest.raises(BrokenPoolError):
+            next(pool.imap(tasks.square, [1]))
+
+
+def test_task_given_while_the_pool_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = locked_pool(1)
+    pool.close()
+    monkeypatch.setattr(pool, "_check_running", lambda: None)
+    result = pool.apply_async(tasks.square, (1,))
+    pool.join()
+    with pytest.raises(BrokenPoolError):
+        result.get()
+
+
+def test_callbacks_that_raise_or_wait(pool: LockedPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+
+    def bad(_: object) -> NoReturn:
+        raise ValueError("in a callback")
+
+    assert pool.apply_async(tasks.square, (3,), callback=bad).get() == 9
+    with pytest.raises(ValueError, match="as ordered"):
+        pool.apply_async(tasks.run, ("exception",), error_callback=bad).get()
+    assert pool.map_async(tasks.square, [1, 2], callback=bad).get() == [1, 4]
+    assert [str(args.exc_value) for args in reported] == ["in a callback"] * 3
+    # A callback may use the pool, and wait for it.
+    seen: list[int] = []
+    first = pool.apply_async(tasks.square, (3,), callback=lambda x: seen.append(pool.apply(tasks.square, (x,))))
+    assert first.get() == 9
+    assert seen == [81]
+
+
+def test_items_that_raise(pool: LockedPool) -> None:
+    def items(error: type[BaseException]) -> Iterator[int]:
+        yield 1
+        raise error
+
+    for error in (ZeroDivisionError, SystemExit, KeyboardInterrupt):
+        results = pool.imap(tasks.square, items(error))
+        assert next(results) == 1
+        with pytest.raises(error):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+    assert pool.apply(tasks.square, (2,)) == 4
+
+
+def test_stopped_worker_is_waited_for(factory: Factory, method: str, tmp_path: Path) -> None:
+    path = tmp_path / "holds"
+    with factory(2, context=method) as pool:
+        holder = pool.apply_async(tasks.hold_while, (pool.lock, str(path)))
+        pid = wait_for_pid(path)
+        os.kill(pid, signal.SIGSTOP)
+        waiter = pool.apply_async(tasks.with_lock, (pool.lock, 5))
+        path.unlink()
+        waiter.wait(1.5)  # longer than it takes to find a lock that nobody has signed for
+        assert not waiter.ready()
+        assert pool.lock.holder == pid
+        os.kill(pid, signal.SIGCONT)
+        assert holder.get() == pid
+        assert waiter.get() == 5
+        assert not pool.lock.abandoned
+
+
+def test_terminate_ends_stopped_workers(factory: Factory, method: str) -> None:
+    with factory(2, context=method) as pool:
+        pool.map(tasks.square, range(4))
+        pids = workers(pool)
+        os.kill(pids[0], signal.SIGSTOP)
+    assert not any(running(pid) for pid in pids)
+
+
+def test_workers_that_leave_on_time(factory: Factory, method: str) -> None:
+    with factory(2, maxtasksperchild=3, context=method) as pool:
+        assert pool.map(tasks.square, range(40), chunksize=1) == [x * x for x in range(40)]
+        assert len(set(pool.map(tasks.own_pid, range(12), chunksize=1))) >= 4
+
+
+def test_task_that_forks_and_returns_twice(pool: LockedPool) -> None:
+    assert [pool.apply(tasks.fork_and_return, (x,)) for x in range(5)] == [1] * 5
+
+
+def test_death_is_seen_though_a_child_has_all_files_open(pool: LockedPool, tmp_path: Path) -> None:
+    path = tmp_path / "lives"
+    path.touch()
+    with pytest.raises(WorkerDiedError):
+        pool.apply(tasks.leave_a_child, (str(path),))
+    path.unlink()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+import fault_tasks as tasks
+import poollock
+
+if __name__ == "__main__":
+    factory, method, path = sys.argv[1:]
+    with getattr(poollock, factory)(3, context=method) as pool:
+        pool.map(tasks.square, range(30), chunksize=1)
+        busy = pool.apply_async(tasks.hold_while, (pool.lock, path))
+        while not Path(path).exists():
+            time.sleep(0.002)
+        print(*[process.pid for process in pool._pool], Path(path).read_text(), flush=True)
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("factory", [locked_pool, manager_locked_pool], ids=["locked", "manager"])
+def test_parent_is_killed(factory: Factory, method: str, tmp_path: Path) -> None:
+    program, path = tmp_path / "parent.py", tmp_path / "holds"
+    program.write_text(PARENT)
+    here = str(Path(__file__).parent)
+    with subprocess.Popen(
+        [sys.executable, str(program), factory.__name__, method, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])},
+        start_new_session=True,
+    ) as parent:
+        assert parent.stdout is not None
+        *all_pids, busy = map(int, parent.stdout.readline().split())
+        group = _group(parent.pid)
+        parent.kill()
+        parent.wait()
+    idle = [pid for pid in all_pids if pid != busy]
+    wait_until(lambda: not any(running(pid) for pid in idle))
+    assert running(busy)
+    path.unlink()
+    wait_until(lambda: not any(running(pid) for pid in group))
+
+
+def _group(session: int) -> list[int]:
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[3]) == session:
+                found.append(int(entry.name))
+    return found
