@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.pool
-import sys
 import unittest
 from typing import Any
 from unittest import mock
@@ -17,14 +15,17 @@ from conftest import METHODS
 standard: Any = pytest.importorskip("test._test_multiprocessing", reason="this Python has no test package")
 
 # Not `locked_pool` itself: `multiprocessing.pool.Pool(context=...)` takes the context as its fifth argument.
-REPLACED = {"multiprocessing.Pool": poollock.locked_pool, "multiprocessing.pool.Pool": poollock.LockedPool}
+REPLACED: dict[str, Any] = {
+    "multiprocessing.Pool": poollock.locked_pool,
+    "multiprocessing.pool.Pool": poollock.LockedPool,
+}
 TESTS = ("_TestPool", "_TestPoolWorkerErrors", "_TestPoolWorkerLifetime", "TestPoolNotLeakOnFailure")
 
 
 def with_locked_pool(name: str, method: str) -> type[unittest.TestCase]:
-    base = getattr(standard, name)
+    base: Any = getattr(standard, name)
 
-    class Test(base):  # type: ignore[misc]
+    class Test(base):  # type: ignore[misc] # it is known at run time
         TYPE = "processes"
 
         @classmethod
@@ -34,11 +35,13 @@ def with_locked_pool(name: str, method: str) -> type[unittest.TestCase]:
             cls.patches = [mock.patch(target, new) for target, new in REPLACED.items()]
             for patch in cls.patches:
                 patch.start()
-            super().setUpClass()
+            parent: Any = super()
+            parent.setUpClass()
 
         @classmethod
         def tearDownClass(cls) -> None:
-            super().tearDownClass()
+            parent: Any = super()
+            parent.tearDownClass()
             for patch in cls.patches:
                 patch.stop()
             multiprocessing.set_start_method(cls.before, force=True)
@@ -53,8 +56,6 @@ def with_locked_pool(name: str, method: str) -> type[unittest.TestCase]:
     return type(Test.__name__, (Test, unittest.TestCase), {"__module__": __name__})
 
 
-for _method in METHODS:
-    for _name in TESTS:
-        _test = with_locked_pool(_name, _method)
-        setattr(sys.modules[__name__], _test.__name__, _test)
-del _test
+globals().update(
+    {test.__name__: test for test in [with_locked_pool(name, method) for method in METHODS for name in TESTS]}
+)

@@ -46,7 +46,7 @@ else:
     def __getattr__(name: str) -> Any:
         # Imported when it is wanted: concurrent.futures takes longer to import than all the rest.
         if name == "BrokenPoolError":
-            from ._broken import BrokenPoolError
+            from ._broken import BrokenPoolError  # noqa: PLC0415
 
             return BrokenPoolError
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -156,7 +156,7 @@ class BaseLock(ABC):
         """Return whether the lock is taken, and nobody has signed for it."""
         return False
 
-    def _repair(self) -> None:
+    def _repair(self) -> None:  # noqa: B027 - a lock that is never unsigned needs none
         """Release the lock, which nobody has who is alive."""
 
     @abstractmethod

@@ -7,23 +7,23 @@ import pickle
 import queue
 import selectors
 import socket
-import sys
-import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from multiprocessing.pool import IMapIterator, RemoteTraceback, _helper_reraises_exception
 from time import monotonic, sleep
 from typing import Any
 
 from ._crew import Crew, Worker
 from ._dispatch import Dispatcher, Task
 from ._errors import InitializerError, WorkerDiedError
+from ._outcomes import Outcomes, report
 from ._pickling import dump_task, task_function
 from ._process import describe, describe_exit, exit_code
 from ._reclaim import INTERVAL, Reclaimer
+from ._standard import RemoteTraceback, helper_reraises_exception
 
 _STARTS = 3  # workers in a row that may end before they are ready
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
@@ -45,18 +45,17 @@ class Channel:
 
     def __init__(self, crew: Crew, size: int, cache: dict[int, Any], reclaimer: Reclaimer) -> None:
         self._crew = crew
-        self._cache = cache
+        self._outcomes = Outcomes(cache)
         self._reclaimer = reclaimer
         self._selector = selectors.DefaultSelector()
         self._wakened, self._waker = socket.socketpair()
-        self._wakened.setblocking(False)
-        self._waker.setblocking(False)
+        self._wakened.settimeout(0)
+        self._waker.settimeout(0)
         self._selector.register(self._wakened, selectors.EVENT_READ, None)
         self._inbox: deque[Callable[[], object]] = deque()
         self._dispatcher = Dispatcher(size, self._watch_writing)
-        self._callbacks = Callbacks()
         self._broken: Callable[[], Exception] | None = None
-        self._cause = ""  # what the initializer raised
+        self._cause: tuple[str, str] | None = None  # what the initializer raised
         self._no_more = False  # tasks will come
         self._leaving = False  # the workers were told that no task will come
         self._crew_ended = False
@@ -70,10 +69,8 @@ class Channel:
     def post(self, message: Callable[[], object]) -> None:
         """Have the result handler call *message*."""
         self._inbox.append(message)
-        try:
+        with suppress(OSError):  # it has enough to wake it, or it has ended
             self._waker.send(b"\0")
-        except OSError:  # it has enough to wake it, or it has ended
-            pass
 
     def add(self, worker: Worker) -> None:
         """Have a worker that was started."""
@@ -93,30 +90,31 @@ class Channel:
     def handle_tasks(self, tasks: queue.SimpleQueue[Any]) -> None:
         """Be the thread that takes the tasks from the users' iterables and hands them out."""
         for sequence, set_length in iter(tasks.get, None):
-            count = 0
-            for task in sequence:
-                if not self._put(*task):
-                    break
-                count += 1
-            else:
-                if set_length is not None:
-                    self.post(partial(self._set_length, set_length.__self__, count))
-            task = sequence = set_length = None  # nothing of it is to stay alive until the next comes
+            self._put_all(sequence, set_length)
+            del sequence, set_length  # nothing of it is to stay alive until the next comes
         self._no_more = True
         self.post(_nothing)
 
+    def _put_all(self, sequence: Iterable[Any], set_length: Any) -> None:
+        count = 0
+        for count, task in enumerate(sequence, 1):  # noqa: B007 - it is used below
+            if not self._put(*task):
+                return
+        if set_length is not None:
+            self.post(partial(self._outcomes.set_length, set_length.__self__, count))
+
     def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
-        if job not in self._cache:  # it has failed as a whole
+        if not self._outcomes.awaited(job):  # it has failed as a whole
             return False
-        if func is _helper_reraises_exception:  # what an iterable raised
-            self.post(partial(self._set, job, index, (False, args[0])))
+        if func is helper_reraises_exception:  # what an iterable raised
+            self.post(partial(self._outcomes.set, job, index, (False, args[0])))
         elif self._broken:
-            self.post(partial(self._set, job, index, (False, self._broken())))
+            self.post(partial(self._outcomes.set, job, index, (False, self._broken())))
         else:
             try:
                 frame = dump_task(func, args, kwds)
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
-                self.post(partial(self._set, job, index, (False, error)))
+                self.post(partial(self._outcomes.set, job, index, (False, error)))
             else:
                 self._dispatcher.put(Task(job, index, task_function(func, args), frame))
         return True
@@ -134,7 +132,7 @@ class Channel:
 
     def fail_all(self) -> None:
         """Give an error to whoever waits, after the result handler has ended."""
-        self._fail_all(_ended)
+        self._outcomes.fail_all(_ended)
 
     # The result handler.
 
@@ -144,9 +142,9 @@ class Channel:
             while not self._is_over():
                 self._once()
         finally:
-            self._fail_all(_ended)
+            self._outcomes.fail_all(_ended)
             self.abandon()
-            self._callbacks.stop()
+            self._outcomes.close()
 
     def _is_over(self) -> bool:
         return (
@@ -189,7 +187,7 @@ class Channel:
         if self._terminating and self._kill_at is None:
             self._crew.stop()
             self._dispatcher.close()
-            self._fail_all(_ended)
+            self._outcomes.fail_all(_ended)
             for worker in self._dispatcher.workers:
                 worker.doomed = "the pool was terminated"
                 worker.process.terminate()
@@ -198,9 +196,9 @@ class Channel:
             for worker in self._dispatcher.workers:
                 worker.process.kill()
         elif self._no_more and not self._leaving:
-            if self._cache and self._dispatcher.is_empty() and not self._callbacks.pending:
-                self._fail_all(_ended)  # the pool was closed before their tasks were seen
-            if not self._cache:
+            if self._outcomes.awaited() and self._dispatcher.is_empty() and not self._outcomes.pending:
+                self._outcomes.fail_all(_ended)  # the pool was closed before their tasks were seen
+            if not self._outcomes.awaited():
                 self._leaving = True
                 self._crew.stop()
                 for worker in self._dispatcher.workers:
@@ -240,7 +238,7 @@ class Channel:
         if frames and not worker.ready:
             self._greet(worker, frames.pop(0)[1])
         tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
-        for task, (_, payload) in zip(tasks, frames):
+        for task, (_, payload) in zip(tasks, frames, strict=True):
             self._answer(task, payload)
         return True
 
@@ -263,7 +261,7 @@ class Channel:
             success, value, left = False, failure, None
         if left:
             self._warn(task, left)
-        self._set(task.job, task.index, (success, value))
+        self._outcomes.set(task.job, task.index, (success, value))
 
     def _warn(self, task: Task, left: list[str]) -> None:
         try:
@@ -288,7 +286,7 @@ class Channel:
         self._crew.remove(worker)
         if task is not None:
             error = WorkerDiedError(pid, code, str(task), held, worker.doomed)
-            self._set(task.job, task.index, (False, error))
+            self._outcomes.set(task.job, task.index, (False, error))
         if self._victims is not None:
             self._victims.discard(worker)
         if worker.ready:
@@ -306,7 +304,7 @@ class Channel:
             return
         self._crew.stop()
         self._broken = partial(_initializer_error, self._cause) if self._cause else partial(_broken, how)
-        self._fail_all(self._broken)
+        self._outcomes.fail_all(self._broken)
         self._dispatcher.close()
         for worker in self._dispatcher.workers:
             worker.process.terminate()
@@ -322,89 +320,6 @@ class Channel:
             for lock in lost:
                 self._reclaimer.repair(lock)
             self._victims = None
-
-    # Outcomes.
-
-    def _set(self, job: int, index: int, outcome: tuple[bool, Any]) -> None:
-        result = self._cache.get(job)
-        if result is None:
-            return
-        if getattr(result, "_callback", None) or getattr(result, "_error_callback", None):
-            self._callbacks.put(partial(result._set, index, outcome))
-        else:
-            result._set(index, outcome)
-
-    def _set_length(self, results: Any, length: int) -> None:
-        if results._job in self._cache:
-            results._set_length(length)
-
-    def _fail_all(self, make_error: Callable[[], Exception]) -> None:
-        for job, result in list(self._cache.items()):
-            if self._cache.pop(job, None) is not None:
-                self._fail(result, make_error())
-
-    def _fail(self, result: Any, error: Exception) -> None:
-        if isinstance(result, IMapIterator):
-            with result._cond:
-                result._items.append((False, error))
-                result._index += 1
-                result._length = result._index
-                result._pool = None
-                result._cond.notify_all()
-            return
-        result._success, result._value = False, error
-        result._pool = None
-        result._event.set()
-        if result._error_callback:
-            self._callbacks.put(partial(result._error_callback, error))
-
-
-class Callbacks:
-    """The thread that calls the users' callbacks, so that none of them keeps the pool waiting."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self.pending = 0
-
-    def put(self, call: Callable[[], object]) -> None:
-        """Have *call* called."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
-            self._thread.start()
-        self.pending += 1
-        self._calls.put(call)
-
-    def _run(self) -> None:
-        for call in iter(self._calls.get, None):
-            try:
-                call()
-            except KeyError:  # it was a result that has failed meanwhile, because the pool has ended
-                pass
-            self.pending -= 1
-
-    def stop(self) -> None:
-        """End the thread once it has called what it was given."""
-        self._calls.put(None)
-
-
-def reported(callback: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
-    """Return *callback* such that what it raises is reported, and no more."""
-    if callback is None:
-        return None
-
-    def call(value: Any) -> None:
-        try:
-            callback(value)
-        except BaseException:  # noqa: BLE001 - sys.exit() in it is no reason to leave the pool waiting
-            report()
-
-    return call
-
-
-def report() -> None:
-    """Report the error at hand as one that nobody has caught in this thread."""
-    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 def _nothing() -> None:

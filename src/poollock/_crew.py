@@ -17,7 +17,7 @@ from ._dispatch import Task
 from ._frames import FrameReader
 from ._interrupts import hold_interrupts
 from ._words import shared_words
-from ._worker import WORDS, WorkerEnd, run_worker
+from ._worker import WORDS, Setup, WorkerEnd, run_worker
 
 _MAX_NUMBER = 2**32 - 2  # a shared word has 32 bits: after so many tasks, another worker takes over
 _PAUSE = 0.1  # seconds before another start, for each that failed before
@@ -48,7 +48,7 @@ class Worker:
         self.maxtasks = min(maxtasks or _MAX_NUMBER, _MAX_NUMBER)
         self.sock, worker_sock = socket.socketpair()
         _workers.add(self)
-        self.sock.setblocking(False)
+        self.sock.settimeout(0)
         self.end = WorkerEnd(worker_sock, slot.words, slot.claims)
         self.reader = FrameReader(self.sock)
         self.process: Any = None
@@ -91,9 +91,10 @@ class Worker:
     def close(self) -> None:
         """Close what the pool's process has open for the worker."""
         self.sock.close()
-        if self.death >= 0:
-            os.close(self.death)
-            self.death = -1
+        # Forgotten first: a child that is forked meanwhile must not close what has its number by then.
+        death, self.death = self.death, -1
+        if death >= 0:
+            os.close(death)
 
     def leave(self) -> None:
         """Tell the worker that no more task will come."""
@@ -115,7 +116,7 @@ class Crew:
         make_process: What makes a process: ``Process`` of the pool.
         size: How many workers there should be.
         maxtasks: How many tasks each of them runs.
-        setup: What each puts in place first: locks, initializer and its arguments.
+        setup: What each puts in place first.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Crew:
         make_process: Callable[..., Any],
         size: int,
         maxtasks: int | None,
-        setup: tuple[Any, ...],
+        setup: Setup,
     ) -> None:
         self.processes: list[Any] = []
         self.failures = 0  # workers in a row that ended before they were ready
@@ -152,7 +153,7 @@ class Crew:
         try:
             worker = Worker(slot, self._maxtasks)
             process = self._make_process(
-                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, *self._setup)
+                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, self._setup)
             )
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True

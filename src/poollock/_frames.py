@@ -9,7 +9,7 @@ import socket
 import struct
 from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, cast
 
 HEADER = struct.Struct("=QQ")  # bytes that follow; a number
 _BLANK = bytes(HEADER.size)
@@ -19,7 +19,9 @@ _KEPT = 1 << 21  # bytes of a buffer that is not given back after a large messag
 
 class _Pickler(pickle.Pickler):
     # ForkingPickler's own table, which it makes anew for every message.
-    dispatch_table = ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table)  # type: ignore[attr-defined]
+    dispatch_table: Any = ChainMap[Any, Any](  # noqa: RUF012 - it is never written to
+        cast("Any", ForkingPickler)._extra_reducers, cast("Any", copyreg.dispatch_table)
+    )
 
 
 def dump(obj: Any, number: int = 0) -> memoryview:
@@ -47,7 +49,8 @@ class FrameReader:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._view = memoryview(bytearray(_ROOM))
-        self._start = self._end = 0  # of what was read and not yet taken
+        self._start = 0  # of what was read and not yet taken
+        self._end: int = 0
         self._length = 0  # of the frame that begins at start, if it is longer than the buffer
 
     def receive(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping
 from functools import partial
-from multiprocessing.pool import Pool, mapstar, starmapstar  # type: ignore[attr-defined] # not in typeshed
+from multiprocessing.pool import Pool
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.synchronize import Condition, Event, SemLock
 from types import FunctionType, MethodType
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from ._frames import dump
 from ._process import describe
+from ._standard import mapstar, starmapstar
 
 # A part of an object: where in the object it is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]

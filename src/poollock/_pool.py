@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from multiprocessing.context import BaseContext
-from multiprocessing.pool import _helper_reraises_exception  # type: ignore[attr-defined] # not in typeshed
 from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from threading import Thread, current_thread
@@ -17,12 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
 from ._binding import asks_for, bind_locks
-from ._channel import Channel, reported
+from ._channel import Channel
 from ._crew import Crew, Worker
 from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
+from ._outcomes import reported
 from ._process import resolve_context
 from ._reclaim import Reclaimer
+from ._standard import helper_reraises_exception
+from ._worker import Setup
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ._manager import LockManager
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class LockedPool(multiprocessing.pool.Pool):
@@ -61,7 +64,7 @@ class LockedPool(multiprocessing.pool.Pool):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         ctx = resolve_context(context)
-        setup = (initializer, tuple(initargs))
+        initargs = tuple(initargs)
         wanted = check_locks(locks, ctx)
         started = False
         try:
@@ -70,6 +73,8 @@ class LockedPool(multiprocessing.pool.Pool):
                     self._locks = self._make_locks(wanted, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
+                others = [lock for lock in known_locks() if can_reach(lock, ctx)]
+                setup = Setup(self._locks, others, initializer, initargs)
                 self._start(ctx, processes or _cpu_count(), maxtasksperchild, setup)
                 started = True
         except BaseException:  # a Ctrl-C that was put off among them
@@ -79,13 +84,8 @@ class LockedPool(multiprocessing.pool.Pool):
                 self._end_locks()
             raise
 
-    def _start(
-        self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: tuple[Any, ...]
-    ) -> None:
-        others = [
-            lock for lock in known_locks() if can_reach(lock, ctx) and lock not in self._locks.values()
-        ]
-        crew = Crew(ctx, self.Process, processes, maxtasksperchild, (self._locks, others, *setup))
+    def _start(self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Setup) -> None:
+        crew = Crew(ctx, self.Process, processes, maxtasksperchild, setup)
         self._ctx = ctx
         self._processes = processes
         self._pool = crew.processes
@@ -169,9 +169,7 @@ class LockedPool(multiprocessing.pool.Pool):
         self._crew.ask()
 
     @classmethod
-    def _terminate_pool(  # type: ignore[override]
-        cls, taskqueue: SimpleQueue[Any], channel: Channel, *handlers: Thread
-    ) -> None:
+    def _terminate_pool(cls, taskqueue: SimpleQueue[Any], channel: Channel, *handlers: Thread) -> None:
         channel.terminate()
         taskqueue.put(None)
         for handler in handlers[1:]:
@@ -186,7 +184,7 @@ class LockedPool(multiprocessing.pool.Pool):
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told
-            yield result_job, index + 1, _helper_reraises_exception, (error,), {}
+            yield result_job, index + 1, helper_reraises_exception, (error,), {}
 
     def _map_async(
         self,
@@ -194,8 +192,8 @@ class LockedPool(multiprocessing.pool.Pool):
         iterable: Any,
         mapper: Any,
         chunksize: int | None = None,
-        callback: Any = None,
-        error_callback: Any = None,
+        *callbacks: Any,
+        **kwds: Any,
     ) -> Any:
         standard: Any = super()
         if chunksize is None:
@@ -203,12 +201,10 @@ class LockedPool(multiprocessing.pool.Pool):
             iterable = iterable if isinstance(iterable, Sized) else list(iterable)
             chunksize = -(-len(iterable) // (self._processes * 4))
         return self._unless_ended(
-            standard._map_async(
-                func, iterable, mapper, chunksize, reported(callback), reported(error_callback)
-            )
+            standard._map_async(func, iterable, mapper, chunksize, *map(reported, callbacks), **kwds)
         )
 
-    def _unless_ended(self, result: Any) -> Any:
+    def _unless_ended(self, result: _R) -> _R:
         if self._state == multiprocessing.pool.TERMINATE:  # since _check_running: nobody else will see it
             self._result_handler.join()
             self._channel.fail_all()
@@ -238,9 +234,8 @@ class LockedPool(multiprocessing.pool.Pool):
         """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``."""
         args = tuple(args)
         func = bind_locks(func, self._locks, len(args), kwds)
-        standard: Any = super()
         return self._unless_ended(
-            standard.apply_async(func, args, kwds, reported(callback), reported(error_callback))
+            super().apply_async(func, args, kwds, reported(callback), reported(error_callback))
         )
 
     @override

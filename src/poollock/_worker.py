@@ -6,19 +6,18 @@ import os
 import pickle
 import reprlib
 import socket
-import sys
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError  # type: ignore[attr-defined]
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._base import BaseLock, install_locks, title
 from ._frames import HEADER, FrameReader, dump, set_number
 from ._interrupts import leave_interrupts_to_parent, let_interrupts_through
 from ._pickling import run_task
 from ._process import parent_is_gone
+from ._standard import ExceptionWithTraceback, MaybeEncodingError
 from ._words import SharedWords
 
 # The words that a worker shares with the pool: the number of the task that it began last, and
@@ -53,7 +52,7 @@ class WorkerEnd:
 
     def open(self) -> None:
         """Make this the running process's pipe: what it forks itself does not keep it."""
-        self.sock.setblocking(True)
+        self.sock.settimeout(None)
         _ends.add(self)
 
     def send(self, frame: memoryview) -> None:
@@ -88,21 +87,25 @@ class WorkerEnd:
             self._claims.release()
 
 
-def run_worker(
-    end: WorkerEnd,
-    maxtasks: int,
-    locks: Mapping[str, BaseLock],
-    others: Iterable[BaseLock],
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
+class Setup(NamedTuple):
+    """What a worker puts in place before its first task."""
+
+    locks: Mapping[str, BaseLock]
+    others: Iterable[BaseLock]
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+
+
+def run_worker(end: WorkerEnd, maxtasks: int, setup: Setup) -> None:
     """Run the tasks that come through *end*, at most *maxtasks* of them."""
+    locks, others, initializer, initargs = setup
     leave_interrupts_to_parent()
     let_interrupts_through()
     end.open()
     install_locks(locks, others)
     # Not those that stand for one whose maker has ended.
-    held = [lock for lock in (*locks.values(), *others) if isinstance(lock, BaseLock)]
+    both: set[Any] = {*locks.values(), *others}
+    held = [lock for lock in both if isinstance(lock, BaseLock)]
     try:
         try:
             if initializer is not None:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from poollock import locked_pool
@@ -31,13 +32,14 @@ def megabyte(_: int) -> bytes:
     return bytes(MEGABYTE)
 
 
-def sleep(seconds: float) -> None:
+def sleep(seconds: float) -> bool:
     if seconds:
         time.sleep(seconds)
+    return True
 
 
-def uneven(lengths: list[float]) -> Callable[[Any], None]:
-    return lambda pool: deque(pool.imap_unordered(sleep, lengths), maxlen=0)
+def uneven(lengths: list[float]) -> Callable[[Any], object]:
+    return lambda pool: all(pool.imap_unordered(sleep, lengths))
 
 
 def exponential(count: int, mean: float) -> list[float]:
@@ -65,7 +67,7 @@ WORK: dict[str, Callable[[Any], object]] = {
 STARTS = {f"starting and stopping, {method}": method for method in ("fork", "spawn")}
 
 
-def seconds(work: Callable[[Any], object], make: Callable[[int], Any], workers: int) -> float:
+def seconds(work: Callable[[Any], object], make: Callable[..., Any], workers: int) -> float:
     with make(workers) as pool:
         pool.map(nothing, range(workers * 4), chunksize=1)
         begun = time.perf_counter()
@@ -84,31 +86,31 @@ def standard_pool(workers: int, context: Any = multiprocessing) -> Any:
     return context.Pool(workers)
 
 
-def compare(measure: Callable[[Callable[..., Any]], float], rounds: int) -> list[float]:
+def compare(measure: Callable[[Callable[..., Any], int], float], workers: int, rounds: int) -> list[float]:
     ratios: list[float] = []
     for number in range(rounds):
-        makes = [locked_pool, standard_pool]
-        times = {make: measure(make) for make in (makes if number % 2 else makes[::-1])}
+        makes: list[Callable[..., Any]] = [locked_pool, standard_pool]
+        times = {make: measure(make, workers) for make in (makes if number % 2 else makes[::-1])}
         ratios.append(times[locked_pool] / times[standard_pool])
     return sorted(ratios)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description="Time locked_pool beside multiprocessing.pool.Pool.")
     parser.add_argument("works", nargs="*", help="parts of names of the work; left out, all of it")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, nargs="*", default=[2, 4, 16])
     options = parser.parse_args()
-    print(f"Python {platform.python_version()}, {platform.platform()}, {multiprocessing.cpu_count()} processors")
+    print(
+        f"Python {platform.python_version()}, {platform.platform()}, {multiprocessing.cpu_count()} processors"
+    )
     print(f"{'ratio to multiprocessing.pool.Pool':38} workers   min  median   max")
     for name in [*WORK, *STARTS]:
         if options.works and not any(part in name for part in options.works):
             continue
         for workers in options.workers:
-            if name in STARTS:
-                ratios = compare(lambda make: start_seconds(STARTS[name], make, workers), options.rounds)
-            else:
-                ratios = compare(lambda make: seconds(WORK[name], make, workers), options.rounds)
+            measure = partial(start_seconds, STARTS[name]) if name in STARTS else partial(seconds, WORK[name])
+            ratios = compare(measure, workers, options.rounds)
             low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
             print(f"{name:38} {workers:7}  {low:5.2f}  {middle:5.2f}  {high:5.2f}")
             sys.stdout.flush()

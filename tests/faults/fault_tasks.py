@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from poollock import BaseLock, current_lock
+from conftest import running
+from poollock import BaseLock
 
 HUNDRED_MB = 100 << 20
 
@@ -184,23 +185,30 @@ def count_and_fail(path: str, fault: str) -> None:
     run(fault)
 
 
-def increment(lock: BaseLock, mark: str, counter: str) -> None:
-    """Two detectors: the mark must never be seen set, and each increment must be kept."""
+def announce(directory: str) -> None:
+    """Be an initializer that offers this worker to the killer."""
+    (Path(directory) / "targets" / str(os.getpid())).touch()
+
+
+def increment(lock: BaseLock, directory: str, most: int) -> None:
+    """Add one, under two detectors.
+
+    Nobody else may be inside, but *most* - 1 others, if nobody died there; and a counter that is
+    read and written must not lose an increment.
+    """
+    inside = Path(directory) / "inside"
+    me = inside / str(os.getpid())
     with lock:
-        fd = os.open(mark, os.O_RDWR)
-        try:
-            seen = os.pread(fd, 16, 0)
-            holder = int(seen or b"0")
-            if holder and Path(f"/proc/{holder}").exists() and not lock.abandoned:
-                raise AssertionError(f"process {holder} holds the lock, too")
-            os.pwrite(fd, b"%016d" % os.getpid(), 0)
-            with Path(counter).open("ab") as file:
-                file.write(b"x")
-            os.pwrite(fd, b"%016d" % 0, 0)
-        finally:
+        me.touch()
+        others = [pid for pid in os.listdir(inside) if pid != me.name and running(int(pid))]
+        abandoned = lock.abandoned
+        if abandoned:
+            lock.mark_consistent()
+        if len(others) >= most and not abandoned:
+            raise AssertionError(f"{others} are inside, too")
+        if most == 1:
+            fd = os.open(f"{directory}/counter", os.O_RDWR)
+            count = int(os.pread(fd, 16, 0) or b"0")
+            os.pwrite(fd, b"%016d" % (count + 1), 0)
             os.close(fd)
-
-
-def current(_: int) -> None:
-    with current_lock():
-        pass
+        me.unlink()

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import MaybeEncodingError
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import fault_tasks as tasks
 import pytest
 
-import fault_tasks as tasks
 from conftest import running, wait_until
 from poollock import (
     BrokenPoolError,
@@ -25,17 +25,33 @@ from poollock import (
     RLock,
     Semaphore,
     WorkerDiedError,
+    _standard,
     locked_pool,
     manager_locked_pool,
 )
 
+MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
 Factory = Callable[..., LockedPool]
+
+MADE: dict[str, Callable[..., Any]] = {"RLock": RLock, "Semaphore": partial(Semaphore, 2)}
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
 def workers(pool: LockedPool) -> list[int]:
     return [process.pid for process in pool._pool]
+
+
+def are_replaced(pool: LockedPool, killed: list[int]) -> bool:
+    return len(workers(pool)) == len(killed) and not set(workers(pool)) & set(killed)
+
+
+def outcome(result: Any) -> Any:
+    """The result, or the pid of the worker that died."""
+    try:
+        return result.get()
+    except WorkerDiedError as error:
+        return error.pid
 
 
 def wait_for_pid(path: Path) -> int:
@@ -69,7 +85,7 @@ def test_busy_worker_dies(pool: LockedPool, fault: str, exitcode: int, text: str
 
 def test_map_names_the_worker_and_ends(pool: LockedPool) -> None:
     with pytest.raises(WorkerDiedError):
-        pool.map(tasks.run, ["SIGKILL", *["none"] * 0], chunksize=1)
+        pool.map(tasks.run, ["SIGKILL"], chunksize=1)
     results = pool.imap(tasks.run, ["C exit"])
     with pytest.raises(WorkerDiedError):
         next(results)
@@ -85,7 +101,7 @@ def test_idle_workers_are_killed(pool: LockedPool) -> None:
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
         assert pool.map(tasks.square, range(100), chunksize=1) == [x * x for x in range(100)]
-        wait_until(lambda: len(workers(pool)) == 2 and not set(workers(pool)) & set(killed))
+        wait_until(partial(are_replaced, pool, killed))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -106,20 +122,14 @@ def test_worker_dies_while_it_sends(pool: LockedPool) -> None:
     channel = pool._channel
 
     def receiving() -> list[int]:
-        return [w.process.pid for w in channel._dispatcher.workers if w.reader.begun or w.reader._length > 1 << 20]
+        return [
+            w.process.pid for w in channel._dispatcher.workers if w.reader.begun or w.reader._length > 1 << 20
+        ]
 
     while not (found := receiving()):
         assert not result.ready()
-    os.kill(found[0], signal.SIGSTOP)
-    if result.ready():  # too late
-        os.kill(found[0], signal.SIGCONT)
-        assert len(result.get()) == tasks.HUNDRED_MB
-    else:
-        os.kill(found[0], signal.SIGKILL)
-        try:
-            assert len(result.get()) == tasks.HUNDRED_MB
-        except WorkerDiedError as error:
-            assert error.pid == found[0]
+    os.kill(found[0], signal.SIGKILL)
+    assert outcome(result) in (found[0], bytes(tasks.HUNDRED_MB))  # it may have been just too late
     assert others.get() == [x * x for x in range(50)]
     assert pool.apply(tasks.square, (3,)) == 9
 
@@ -134,18 +144,14 @@ def test_worker_dies_while_it_receives(pool: LockedPool) -> None:
     others = pool.map_async(tasks.square, range(20), chunksize=1)
     os.kill(first, signal.SIGKILL)
     os.kill(second, signal.SIGCONT)
-    for result in results:
-        try:
-            assert result.get() == tasks.HUNDRED_MB
-        except WorkerDiedError as error:
-            assert error.pid == first
+    assert [outcome(result) for result in results].count(tasks.HUNDRED_MB) >= 1
+    assert {outcome(result) for result in results} <= {tasks.HUNDRED_MB, first}
     assert others.get() == [x * x for x in range(20)]
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
 def test_worker_dies_holding_a_lock(factory: Factory, method: str, kind: str) -> None:
-    made: Any = {"RLock": RLock, "Semaphore": lambda **kwds: Semaphore(2, **kwds)}
-    locks = {"guard": made[kind](context=method)} if kind != "Lock" else ["guard"]
+    locks = {"guard": MADE[kind](context=method)} if kind != "Lock" else ["guard"]
     with factory(2, locks=locks, context=method) as pool:
         lock = pool.lock
         for times in (1, 2) if kind != "Lock" else (1,):
@@ -193,8 +199,7 @@ def _raise(error: type[BaseException]) -> NoReturn:
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
 def test_task_leaves_a_lock_held(factory: Factory, method: str, kind: str) -> None:
-    made: Any = {"RLock": RLock, "Semaphore": lambda **kwds: Semaphore(2, **kwds)}
-    locks = {"guard": made[kind](context=method)} if kind != "Lock" else ["guard"]
+    locks = {"guard": MADE[kind](context=method)} if kind != "Lock" else ["guard"]
     with factory(1, locks=locks, context=method) as pool:
         with pytest.warns(RuntimeWarning, match="take_and_return.*ended while it held guard"):
             assert pool.apply(tasks.take_and_return, (pool.lock,)) == "done"
@@ -214,7 +219,7 @@ def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault
     with factory(2, tasks.count_and_fail, (str(path), fault), context=method) as pool:
         results = [pool.apply_async(tasks.square, (x,)) for x in range(5)]
         for result in results:
-            with pytest.raises(InitializerError, match="ValueError|SystemExit") as caught:
+            with pytest.raises(InitializerError, match=r"raised (ValueError|SystemExit)") as caught:
                 result.get()
             assert "in count_and_fail" in str(caught.value.__cause__)
         with pytest.raises(InitializerError):
@@ -232,9 +237,7 @@ def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("fault", ["SIGKILL", "C exit"])
-def test_workers_die_before_they_are_ready(
-    factory: Factory, method: str, tmp_path: Path, fault: str
-) -> None:
+def test_workers_die_before_they_are_ready(factory: Factory, method: str, tmp_path: Path, fault: str) -> None:
     path = tmp_path / "calls"
     how = "was killed by SIGKILL" if fault == "SIGKILL" else "ended with exit code 0"
     with factory(2, tasks.count_and_fail, (str(path), fault), context=method) as pool:
@@ -280,7 +283,7 @@ def test_results_that_cannot_be_sent(pool: LockedPool) -> None:
     with pytest.raises(MaybeEncodingError, match="1 and 2") as caught:
         pool.apply(tasks.raise_needs_two)
     assert "in raise_needs_two" in str(caught.value.__cause__)
-    with pytest.raises(pickle.UnpicklingError, match="result of give_at_unpickling.*ValueError: as ordered"):
+    with pytest.raises(pickle.UnpicklingError, match=r"result of give_at_unpickling.*ValueError: as ordered"):
         pool.apply(tasks.give_at_unpickling, ("exception",))
     assert pool.apply(tasks.square, (2,)) == 4
 
@@ -294,7 +297,7 @@ def test_whoever_waits_when_the_pool_ends(factory: Factory, method: str, tmp_pat
     path = tmp_path / "stays"
     errors: list[BaseException] = []
     pool = factory(1, context=method)
-    with pool if end == "with" else pool:
+    with pool:
         running_one = pool.apply_async(tasks.stay_while, (str(path),), error_callback=errors.append)
         waiting = pool.map_async(tasks.square, range(100), error_callback=errors.append)
         iterator = pool.imap(tasks.square, range(10))
@@ -354,7 +357,9 @@ def test_callbacks_that_raise_or_wait(pool: LockedPool, monkeypatch: pytest.Monk
     assert [str(args.exc_value) for args in reported] == ["in a callback"] * 3
     # A callback may use the pool, and wait for it.
     seen: list[int] = []
-    first = pool.apply_async(tasks.square, (3,), callback=lambda x: seen.append(pool.apply(tasks.square, (x,))))
+    first = pool.apply_async(
+        tasks.square, (3,), callback=lambda x: seen.append(pool.apply(tasks.square, (x,)))
+    )
     assert first.get() == 9
     assert seen == [81]
 

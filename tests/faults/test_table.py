@@ -1,0 +1,99 @@
+"""Each kind of fault at each point of a task's way; afterwards the pool works, and no child is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from pickle import PicklingError, UnpicklingError
+from typing import Any
+
+import fault_tasks as tasks
+import pytest
+
+from conftest import children, running, wait_until
+from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError, _standard
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+
+# The error for a fault in the worker: while the argument is unpickled, the task runs, its result is pickled.
+MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
+EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
+    "SIGKILL": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),
+    "SIGSEGV": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),
+    "C exit": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),
+    "exit": (SystemExit, SystemExit, MaybeEncodingError, InitializerError),
+    "exception": (ValueError, ValueError, MaybeEncodingError, InitializerError),
+}
+
+
+def outcome(pool: LockedPool, place: int, fault: str) -> Any:
+    if place == 0:
+        return pool.apply(tasks.same, (tasks.AtUnpickling(fault),))
+    if place == 1:
+        return pool.apply(tasks.run, (fault,))
+    return pool.apply(tasks.give_at_pickling, (fault,))
+
+
+@pytest.mark.parametrize("fault", tasks.FAULTS)
+@pytest.mark.parametrize(
+    "place", [0, 1, 2], ids=["unpickling the argument", "running", "pickling the result"]
+)
+def test_fault_in_a_task(pool: LockedPool, place: int, fault: str) -> None:
+    others = pool.map_async(tasks.square, range(20), chunksize=1)
+    expected: Any = EXPECTED[fault][place]
+    if (place, fault) == (0, "exception"):
+        expected = PicklingError
+    with pytest.raises(expected):
+        outcome(pool, place, fault)
+    assert others.get() == [x * x for x in range(20)]
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("fault", ["exit", "exception"])
+def test_fault_while_the_parent_unpickles(pool: LockedPool, fault: str) -> None:
+    with pytest.raises(UnpicklingError, match="result of give_at_unpickling"):
+        pool.apply(tasks.give_at_unpickling, (fault,))
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("fault", tasks.FAULTS)
+def test_fault_in_the_initializer(factory: Callable[..., LockedPool], method: str, fault: str) -> None:
+    before = children()
+    with factory(2, tasks.run, (fault,), context=method) as pool, pytest.raises(EXPECTED[fault][3]):
+        pool.apply(tasks.square, (3,))
+    assert children() <= before
+
+
+PROGRAM = """
+import sys
+import fault_tasks as tasks
+import poollock
+
+if __name__ == "__main__":
+    factory, method, fault = sys.argv[1:]
+    with getattr(poollock, factory)(2, context=method) as pool:
+        pool.map(tasks.square, range(10))
+        print(*[process.pid for process in pool._pool], flush=True)
+        pool.apply(tasks.give_at_unpickling, (fault,))
+"""
+
+
+@pytest.mark.parametrize("fault", ["SIGKILL", "SIGSEGV", "C exit"])
+def test_parent_dies_while_it_unpickles(
+    factory: Callable[..., LockedPool], method: str, fault: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(program), factory.__name__, method, fault],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
+    )
+    assert (done.returncode == 0) == (fault == "C exit")
+    wait_until(lambda: not any(running(int(pid)) for pid in done.stdout.split()))
