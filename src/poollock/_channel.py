@@ -19,7 +19,7 @@ from typing import Any
 from ._crew import Crew, Worker
 from ._dispatch import Dispatcher, Task
 from ._errors import InitializerError, WorkerDiedError
-from ._outcomes import Outcomes, report
+from ._outcomes import Outcome, Outcomes, report
 from ._pickling import dump_task, task_function
 from ._process import describe, describe_exit, exit_code
 from ._reclaim import INTERVAL, Reclaimer
@@ -107,14 +107,14 @@ class Channel:
         if not self._outcomes.awaited(job):  # it has failed as a whole
             return False
         if func is helper_reraises_exception:  # what an iterable raised
-            self.post(partial(self._outcomes.set, job, index, (False, args[0])))
+            self.post(partial(self._outcomes.set, [(job, index, (False, args[0]))]))
         elif self._broken:
-            self.post(partial(self._outcomes.set, job, index, (False, self._broken())))
+            self.post(partial(self._outcomes.set, [(job, index, (False, self._broken()))]))
         else:
             try:
                 frame = dump_task(func, args, kwds)
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
-                self.post(partial(self._outcomes.set, job, index, (False, error)))
+                self.post(partial(self._outcomes.set, [(job, index, (False, error))]))
             else:
                 self._dispatcher.put(Task(job, index, task_function(func, args), frame))
         return True
@@ -238,8 +238,9 @@ class Channel:
         if frames and not worker.ready:
             self._greet(worker, frames.pop(0)[1])
         tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
-        for task, (_, payload) in zip(tasks, frames, strict=True):
-            self._answer(task, payload)
+        self._outcomes.set(
+            [self._outcome(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
+        )
         return True
 
     def _greet(self, worker: Worker, payload: memoryview) -> None:
@@ -250,7 +251,7 @@ class Channel:
             worker.ready = True
             self._crew.failures = 0
 
-    def _answer(self, task: Task, payload: memoryview) -> None:
+    def _outcome(self, task: Task, payload: memoryview) -> Outcome:
         try:
             success, value, left = pickle.loads(payload)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
@@ -261,7 +262,7 @@ class Channel:
             success, value, left = False, failure, None
         if left:
             self._warn(task, left)
-        self._outcomes.set(task.job, task.index, (success, value))
+        return task.job, task.index, (success, value)
 
     def _warn(self, task: Task, left: list[str]) -> None:
         try:
@@ -286,7 +287,7 @@ class Channel:
         self._crew.remove(worker)
         if task is not None:
             error = WorkerDiedError(pid, code, str(task), held, worker.doomed)
-            self._outcomes.set(task.job, task.index, (False, error))
+            self._outcomes.set([(task.job, task.index, (False, error))])
         if self._victims is not None:
             self._victims.discard(worker)
         if worker.ready:

@@ -96,8 +96,9 @@ class Dispatcher:
         return tasks
 
     def slack(self) -> float:
-        """Return for how many seconds every worker has enough to do, at least."""
-        return min((len(worker.running) for worker in self.workers), default=0) * _OVERHEAD
+        """Return for how many seconds the workers that have tiny tasks have enough of them."""
+        ahead = [count for worker in self.workers if (count := len(worker.running)) > 1]
+        return min(ahead, default=0) * _OVERHEAD
 
     def is_empty(self) -> bool:
         """Return whether there is no task left that was put."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from itertools import groupby
+from multiprocessing.pool import IMapUnorderedIterator
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+# Of which job, which part of it, and that: whether it succeeded, and the result or the error.
+Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
 
 
 class Outcomes:
@@ -31,15 +37,40 @@ class Outcomes:
         """Return whether somebody waits for *job*, or for anything."""
         return bool(self._cache) if job is None else job in self._cache
 
-    def set(self, job: int, index: int, outcome: tuple[bool, Any]) -> None:
-        """Set part *index* of *job*: whether it succeeded, and the result or the error."""
-        result = self._cache.get(job)
-        if result is None:
-            return
-        if getattr(result, "_callback", None) or getattr(result, "_error_callback", None):
-            self._callbacks.put(partial(result._set, index, outcome))
-        else:
-            result._set(index, outcome)
+    def set(self, outcomes: Iterable[Outcome]) -> None:
+        """Set parts of jobs."""
+        for job, parts in groupby(outcomes, itemgetter(0)):
+            result = self._cache.get(job)
+            if result is None:
+                continue
+            if hasattr(result, "_cond"):  # an iterator
+                self._add(result, parts)
+            elif result._callback or result._error_callback:
+                for _, *part in parts:
+                    self._callbacks.put(partial(result._set, *part))
+            else:
+                for _, *part in parts:
+                    result._set(*part)
+
+    def _add(self, results: Any, parts: Iterable[Outcome]) -> None:
+        """Do what ``_set`` of an iterator does, waking the thread that waits once, not for each part."""
+        unordered = isinstance(results, IMapUnorderedIterator)
+        with results._cond:
+            before = results._index
+            for _, index, part in parts:
+                if not (unordered or index == results._index):
+                    results._unsorted[index] = part
+                    continue
+                results._items.append(part)
+                results._index += 1
+                while results._index in results._unsorted:
+                    results._items.append(results._unsorted.pop(results._index))
+                    results._index += 1
+            if results._index > before:
+                results._cond.notify()
+            if results._index == results._length:
+                del self._cache[results._job]
+                results._pool = None
 
     def set_length(self, results: Any, length: int) -> None:
         """Say how many results an iterator has."""

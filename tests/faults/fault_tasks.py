@@ -212,3 +212,13 @@ def increment(lock: BaseLock, directory: str, most: int) -> None:
             os.pwrite(fd, b"%016d" % (count + 1), 0)
             os.close(fd)
         me.unlink()
+
+
+def take_unsigned(lock: Any) -> None:
+    """Die in the moment between taking a lock and signing for it."""
+    lock._semaphore.acquire()
+    kill()
+
+
+def stay_or_square(x: str | int) -> int:
+    return stay_while(x) if isinstance(x, str) else x * x

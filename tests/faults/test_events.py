@@ -21,6 +21,7 @@ from conftest import running, wait_until
 from poollock import (
     BrokenPoolError,
     InitializerError,
+    Lock,
     LockedPool,
     RLock,
     Semaphore,
@@ -475,3 +476,26 @@ def _group(session: int) -> list[int]:
             if int(fields[3]) == session:
                 found.append(int(entry.name))
     return found
+
+
+@pytest.mark.parametrize("kind", [Lock, Semaphore])
+def test_worker_dies_before_it_has_signed_for_a_lock(
+    method: str, kind: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Nobody can prove who has it: the pool ends all of its workers, and then frees it."""
+    path = tmp_path / "stays"
+    with locked_pool(2, locks={"guard": kind(context=method)}, context=method) as pool:
+        busy = pool.apply_async(tasks.stay_while, (str(path),))
+        pid = wait_for_pid(path)
+        victim = pool.apply_async(tasks.take_unsigned, (pool.lock,))
+        waiting = pool.map_async(partial(tasks.with_lock, pool.lock), range(3), chunksize=1)
+        with pytest.raises(WorkerDiedError) as caught:
+            victim.get()
+        assert caught.value.locks_held == ()
+        with pytest.raises(WorkerDiedError, match="may have had a lock") as caught:
+            busy.get()
+        assert caught.value.pid == pid
+        with pytest.raises(WorkerDiedError, match="may have had a lock"):
+            waiting.get()
+        assert pool.apply(tasks.with_lock, (pool.lock, 5)) == 5
+        assert pool.lock.abandoned
