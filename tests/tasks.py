@@ -212,3 +212,8 @@ def _target(fd: str) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except FileNotFoundError:  # the one that the listing itself used
         return ""
+
+
+def give_back_other(semaphore: BaseLock) -> None:
+    """Release what another process took, as multiprocessing allows."""
+    semaphore.release()

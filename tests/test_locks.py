@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 
 import tasks
-from poollock import BaseLock, Lock, LockNotInstalledError, LockTimeoutError, RLock, Semaphore, current_lock
+from poollock import (
+    BaseLock,
+    Lock,
+    LockNotInstalledError,
+    LockTimeoutError,
+    RLock,
+    Semaphore,
+    current_lock,
+    locked_pool,
+)
 
 ME = os.getpid()
 KINDS: list[Callable[..., BaseLock]] = [Lock, RLock, Semaphore]
@@ -282,3 +291,12 @@ def test_wait_that_a_signal_interrupts_leaves_the_lock_alone(lock: BaseLock) -> 
         timer.join()
         signal.signal(signal.SIGUSR1, before)
     assert lock.holders == (ME,)
+
+
+def test_semaphore_given_back_by_another_process(method: str) -> None:
+    semaphore = Semaphore(1, context=method)
+    with locked_pool(1, locks={"lock": semaphore}, context=method) as pool:
+        semaphore.acquire()
+        pool.apply(tasks.give_back_other, (semaphore,))
+        assert semaphore.holders == ()
+        assert semaphore.get_value() == 1

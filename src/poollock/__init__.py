@@ -11,9 +11,10 @@ from ._errors import (
     PoolLockError,
     WorkerDiedError,
 )
-from ._locks import Lock, RLock, Semaphore
+from ._locks import Lock, RLock
 from ._logwriter import LockedLogWriter
 from ._pool import LockedPool, locked_pool, manager_locked_pool
+from ._semaphore import Semaphore
 
 __all__ = [
     "BaseLock",

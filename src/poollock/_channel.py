@@ -20,7 +20,7 @@ from ._crew import Crew, Worker
 from ._dispatch import Dispatcher, Task
 from ._errors import InitializerError, WorkerDiedError
 from ._outcomes import Outcome, Outcomes, report
-from ._pickling import dump_task, task_function
+from ._pickling import dump_task
 from ._process import describe, describe_exit, exit_code
 from ._reclaim import INTERVAL, Reclaimer
 from ._standard import RemoteTraceback, helper_reraises_exception
@@ -116,7 +116,7 @@ class Channel:
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
                 self.post(partial(self._outcomes.set, [(job, index, (False, error))]))
             else:
-                self._dispatcher.put(Task(job, index, task_function(func, args), frame))
+                self._dispatcher.put(Task(job, index, func, args, frame))
         return True
 
     def terminate(self) -> None:
@@ -256,7 +256,8 @@ class Channel:
             success, value, left = pickle.loads(payload)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
             failure = pickle.UnpicklingError(
-                f"the result of {task} cannot be unpickled in {describe()}: {type(error).__name__}: {error}"
+                f"the result of {self._outcomes.name(task)} cannot be unpickled in {describe()}: "
+                f"{type(error).__name__}: {error}"
             )
             failure.__cause__ = error
             success, value, left = False, failure, None
@@ -266,9 +267,10 @@ class Channel:
 
     def _warn(self, task: Task, left: list[str]) -> None:
         try:
-            warnings.warn(
-                f"{task} ended while it held {', '.join(left)}, which has been released", RuntimeWarning, 2
+            message = (
+                f"{self._outcomes.name(task)} ended while it held {', '.join(left)}, which has been released"
             )
+            warnings.warn(message, RuntimeWarning, 2)
         except BaseException:  # noqa: BLE001 - warnings may be errors here
             report()
 
@@ -286,7 +288,7 @@ class Channel:
         held = self._reclaimer.reclaim(pid)
         self._crew.remove(worker)
         if task is not None:
-            error = WorkerDiedError(pid, code, str(task), held, worker.doomed)
+            error = WorkerDiedError(pid, code, self._outcomes.name(task), held, worker.doomed)
             self._outcomes.set([(task.job, task.index, (False, error))])
         if self._victims is not None:
             self._victims.discard(worker)

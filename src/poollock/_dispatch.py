@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ._frames import set_number
-from ._pickling import name_of
+from ._pickling import task_function
 from ._worker import BEGUN, VOID_FROM, VOID_TO
 
 if TYPE_CHECKING:
@@ -32,19 +32,17 @@ _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
 
 
 class Task:
-    """A task on its way: where its result goes, and the task itself as a frame."""
+    """A task on its way: which part of which job it is, and the task itself as a frame."""
 
-    __slots__ = ("frame", "func", "index", "job", "number")
+    __slots__ = ("frame", "func", "index", "is_chunk", "job", "number")
 
-    def __init__(self, job: int, index: int, func: Any, frame: memoryview) -> None:
+    def __init__(self, job: int, index: int, func: Any, args: tuple[Any, ...], frame: memoryview) -> None:
         self.job = job
         self.index = index
-        self.func = func
+        self.func = task_function(func, args)
+        self.is_chunk = self.func is not func
         self.frame = frame
-        self.number = 0
-
-    def __str__(self) -> str:
-        return f"{name_of(self.func)}, part {self.index} of job {self.job}"
+        self.number = 0  # among those that its worker was sent
 
 
 class Dispatcher:

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.context import BaseContext
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, final
@@ -21,10 +20,8 @@ else:
     from typing_extensions import override
 
 # Where each word of a lock stands: whether it was abandoned, then who holds it.
-_ABANDONED = 0
-_HOLDER = 1
-
-_CLAIM = 0.1  # seconds to wait for the right to write a Semaphore's words
+ABANDONED = 0
+HOLDER = 1
 
 _pid = os.getpid()
 
@@ -38,7 +35,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class _SemaphoreLock(BaseLock):
+class SemaphoreLock(BaseLock):
     """A lock on a semaphore of multiprocessing, with its words of shared memory beside it."""
 
     __slots__ = ("_method", "_raw", "_semaphore", "_shared", "_words")
@@ -72,16 +69,16 @@ class _SemaphoreLock(BaseLock):
     @property
     @override
     def holders(self) -> tuple[int, ...]:
-        return tuple(pid for pid in self._words[_HOLDER:] if pid)
+        return tuple(pid for pid in self._words[HOLDER:] if pid)
 
     @property
     @override
     def abandoned(self) -> bool:
-        return bool(self._words[_ABANDONED])
+        return bool(self._words[ABANDONED])
 
     @override
     def mark_consistent(self) -> None:
-        self._words[_ABANDONED] = 0
+        self._words[ABANDONED] = 0
 
 
 def _raw_lock(cls: Any, state: Any) -> Any:
@@ -97,11 +94,11 @@ def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], 
 
     def enter() -> bool:
         take()
-        words[_HOLDER] = _pid
+        words[HOLDER] = _pid
         return True
 
     def leave(kind: object = None, error: object = None, traceback: object = None) -> None:
-        words[_HOLDER] = 0
+        words[HOLDER] = 0
         post()
 
     return enter, leave
@@ -122,7 +119,7 @@ class _OfEachLock(property):
 
 
 @final
-class Lock(_SemaphoreLock):
+class Lock(SemaphoreLock):
     """``multiprocessing.Lock`` that knows its holder and can be sent to workers in a task.
 
     Args:
@@ -153,36 +150,36 @@ class Lock(_SemaphoreLock):
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         if not self._semaphore.acquire(block, timeout):
             return False
-        self._words[_HOLDER] = _pid
+        self._words[HOLDER] = _pid
         return True
 
     @override
     def release(self) -> None:
-        self._words[_HOLDER] = 0
+        self._words[HOLDER] = 0
         self._semaphore.release()
 
     @override
     def _give_back(self) -> bool:
-        if self._words[_HOLDER] != _pid:
+        if self._words[HOLDER] != _pid:
             return False
         self.release()
         return True
 
     @override
     def _reclaim(self, pid: int) -> bool:
-        if self._words[_HOLDER] != pid:
+        if self._words[HOLDER] != pid:
             return False
-        self._words[_ABANDONED] = 1
+        self._words[ABANDONED] = 1
         self.release()
         return True
 
     @override
     def _is_unsigned(self) -> bool:
-        return self._semaphore._is_zero() and not self._words[_HOLDER]
+        return self._semaphore._is_zero() and not self._words[HOLDER]
 
     @override
     def _repair(self) -> None:
-        self._words[_ABANDONED] = 1
+        self._words[ABANDONED] = 1
         self._semaphore.release()
 
 
@@ -292,115 +289,3 @@ class RLock(BaseLock):
     @override
     def only_by_fork(self) -> bool:
         return self._lock.only_by_fork
-
-
-@final
-class Semaphore(_SemaphoreLock):
-    """``multiprocessing.Semaphore`` that knows its holders and can be sent to workers in a task.
-
-    Args:
-        value: How many may hold it at once.
-        context: The multiprocessing context, or the name of the start method, of the processes
-            that will share the semaphore; ``None`` is the default context.
-
-    Raises:
-        ValueError: *value* is negative.
-    """
-
-    __slots__ = ("_claims", "_value")
-
-    _claims: Lock
-    _value: int
-
-    def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
-        ctx = resolve_context(context)
-        if value < 0:
-            raise ValueError(f"value must be at least 0, not {value}")
-        raw = ctx.Semaphore(value)
-        self._assemble((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
-        self._register()
-
-    @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
-        *semaphore, self._claims, self._value = parts
-        self._claims._is_part = True
-        super()._assemble(tuple(semaphore))
-
-    @override
-    def _parts(self) -> tuple[Any, ...]:
-        return *super()._parts(), self._claims, self._value
-
-    @property
-    def value(self) -> int:
-        """How many may hold the semaphore at once."""
-        return self._value
-
-    def get_value(self) -> int:
-        """Return how many more can take the semaphore now (not implemented on macOS)."""
-        return int(self._semaphore._get_value())
-
-    @override
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if not self._semaphore.acquire(block, timeout):
-            return False
-        try:
-            self._replace_holder(0, _pid)
-        except BaseException:
-            self._semaphore.release()
-            raise
-        return True
-
-    @override
-    def release(self) -> None:
-        """Give one place back; as in multiprocessing, whoever calls this."""
-        self._replace_holder(_pid, 0)
-        self._semaphore.release()
-
-    @override
-    def _give_back(self) -> bool:
-        count = self.holders.count(_pid)
-        for _ in range(count):
-            self.release()
-        return count > 0
-
-    @override
-    def _reclaim(self, pid: int) -> bool:
-        self._claims._reclaim(pid)
-        count = self.holders.count(pid)
-        for _ in range(count):
-            self._words[_ABANDONED] = 1
-            self._replace_holder(pid, 0)
-            self._semaphore.release()
-        return count > 0
-
-    @override
-    def _is_unsigned(self) -> bool:
-        try:
-            free = self.get_value()
-        except NotImplementedError:  # macOS
-            free = 0 if self.locked() else self._value
-        return self._claims._is_unsigned() or free + len(self.holders) < self._value
-
-    @override
-    def _repair(self) -> None:
-        if self._claims._is_unsigned():
-            self._claims._repair()
-        while self._is_unsigned():
-            self._words[_ABANDONED] = 1
-            self._semaphore.release()
-
-    def _replace_holder(self, old: int, new: int) -> None:
-        # A signal handler may use the semaphore while its own thread is in here, or have raised
-        # here and left the claims taken: go on, the words only say who holds it.
-        if not self._claims.acquire(timeout=_CLAIM):
-            return
-        try:
-            # Released more often than taken, there are more holders than words, or none of ours.
-            with suppress(ValueError):
-                self._words[self._words.tolist().index(old, _HOLDER)] = new
-        finally:
-            self._claims.release()
-
-    @override
-    def _state(self) -> str:
-        return f"{super()._state()}, {self._value} at most"

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
-from multiprocessing.pool import IMapUnorderedIterator
+from multiprocessing.pool import ApplyResult, IMapUnorderedIterator, MapResult
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
+
+from ._dispatch import Task
+from ._pickling import name_of
 
 # Of which job, which part of it, and that: whether it succeeded, and the result or the error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
@@ -36,6 +39,18 @@ class Outcomes:
     def awaited(self, job: int | None = None) -> bool:
         """Return whether somebody waits for *job*, or for anything."""
         return bool(self._cache) if job is None else job in self._cache
+
+    def name(self, task: Task) -> str:
+        """Return how a message names a task: ``send_request, item 7``."""
+        func, result = name_of(task.func), self._cache.get(task.job)
+        if result is not None and isinstance(result, MapResult):
+            results = cast("Any", result)
+            first = task.index * results._chunksize
+            last = min(first + results._chunksize, len(results._value)) - 1
+            return f"{func}, item {first}" if first == last else f"{func}, items {first} to {last}"
+        if result is None or isinstance(result, ApplyResult):
+            return func
+        return f"{func}, {'chunk' if task.is_chunk else 'item'} {task.index}"
 
     def set(self, outcomes: Iterable[Outcome]) -> None:
         """Set parts of jobs."""

@@ -67,6 +67,7 @@ def run(
         killer = context.Process(target=kill_workers, args=(directory, kills, every, seed))
         locks = {"lock": KINDS[kind](context=method)}
         with getattr(poollock, factory)(4, tasks.announce, (directory,), locks=locks, context=method) as pool:
+            killer.daemon = True
             killer.start()
             while killer.is_alive():
                 faulthandler.dump_traceback_later(60, exit=True)

@@ -76,6 +76,7 @@ def test_busy_worker_dies(pool: LockedPool, fault: str, exitcode: int, text: str
         victim.get()
     assert caught.value.exitcode == exitcode
     assert caught.value.locks_held == ()
+    assert caught.value.task == "run"
     assert f"process {caught.value.pid}" in str(caught.value)
     assert [result.get() for result in before + after] == [x * x for x in range(20)] * 2
     again = pickle.loads(pickle.dumps(caught.value))
@@ -85,10 +86,14 @@ def test_busy_worker_dies(pool: LockedPool, fault: str, exitcode: int, text: str
 
 
 def test_map_names_the_worker_and_ends(pool: LockedPool) -> None:
-    with pytest.raises(WorkerDiedError):
-        pool.map(tasks.run, ["SIGKILL"], chunksize=1)
+    with pytest.raises(WorkerDiedError, match="while it ran run, item 2"):
+        pool.map(tasks.run, ["none", "none", "SIGKILL", "none"], chunksize=1)
+    with pytest.raises(WorkerDiedError, match="while it ran run, items 2 to 3"):
+        pool.map(tasks.run, ["none", "none", "none", "SIGKILL"], chunksize=2)
+    with pytest.raises(WorkerDiedError, match="while it ran run, chunk 0"):
+        list(pool.imap(tasks.run, ["none", "SIGKILL"], chunksize=2))
     results = pool.imap(tasks.run, ["C exit"])
-    with pytest.raises(WorkerDiedError):
+    with pytest.raises(WorkerDiedError, match="while it ran run, item 0"):
         next(results)
     with pytest.raises(StopIteration):
         next(results)
