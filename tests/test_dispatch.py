@@ -13,7 +13,7 @@ import pytest
 
 from conftest import wait_until
 from poollock import LockedPool, locked_pool
-from poollock._frames import HEADER, FrameReader, dump
+from poollock._frames import HEADER, FrameReader, dump, header
 
 
 def test_no_task_waits_behind_a_long_one(pool: LockedPool, tmp_path: Path) -> None:
@@ -70,8 +70,7 @@ def test_items_are_not_taken_far_ahead() -> None:
 def test_frames_arrive_as_they_were_sent(size: int) -> None:
     generator = random.Random(size)
     payloads = [generator.randbytes(size) if size else None, "small", generator.randbytes(100), "last"]
-    frames = [dump(payload, number) for number, payload in enumerate(payloads)]
-    stream = b"".join(frames)
+    stream = b"".join(header(dumped, number) + dumped for number, dumped in enumerate(map(dump, payloads)))
     ours, theirs = socket.socketpair()
     found: list[tuple[int, object]] = []
     with ours, theirs:

@@ -112,11 +112,11 @@ class Channel:
             self.post(partial(self._outcomes.set, [(job, index, (False, self._broken()))]))
         else:
             try:
-                frame = dump_task(func, args, kwds)
+                payload = dump_task(func, args, kwds)
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
                 self.post(partial(self._outcomes.set, [(job, index, (False, error))]))
             else:
-                self._dispatcher.put(Task(job, index, func, args, frame))
+                self._dispatcher.put(Task(job, index, func, args, payload))
         return True
 
     def terminate(self) -> None:

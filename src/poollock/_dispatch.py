@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ._frames import set_number
+from ._frames import header
 from ._pickling import task_function
 from ._worker import BEGUN, VOID_FROM, VOID_TO
 
@@ -32,16 +32,16 @@ _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
 
 
 class Task:
-    """A task on its way: which part of which job it is, and the task itself as a frame."""
+    """A task on its way: which part of which job it is, and the task itself as bytes."""
 
-    __slots__ = ("frame", "func", "index", "is_chunk", "job", "number")
+    __slots__ = ("func", "index", "is_chunk", "job", "number", "payload")
 
-    def __init__(self, job: int, index: int, func: Any, args: tuple[Any, ...], frame: memoryview) -> None:
+    def __init__(self, job: int, index: int, func: Any, args: tuple[Any, ...], payload: bytes) -> None:
         self.job = job
         self.index = index
         self.func = task_function(func, args)
         self.is_chunk = self.func is not func
-        self.frame = frame
+        self.payload = payload
         self.number = 0  # among those that its worker was sent
 
 
@@ -77,7 +77,7 @@ class Dispatcher:
                 self._send(worker, [task])
                 return
             self._backlog.append(task)
-            self._bytes += len(task.frame)
+            self._bytes += len(task.payload)
             if len(self._backlog) < self._limit and self._bytes < _BACKLOG_BYTES:
                 return
             self._room.clear()
@@ -107,11 +107,11 @@ class Dispatcher:
         room = worker.room(min(worker.ahead, 1 + len(self._backlog) // self._spread))
         tasks: list[Task] = []
         while len(tasks) < room and self._backlog:
-            large = len(self._backlog[0].frame) > _SMALL
+            large = len(self._backlog[0].payload) > _SMALL
             if large and (tasks or worker.running):
                 break
             tasks.append(self._backlog.popleft())
-            self._bytes -= len(tasks[-1].frame)
+            self._bytes -= len(tasks[-1].payload)
             if large:
                 break
         if tasks:
@@ -122,12 +122,13 @@ class Dispatcher:
             self._idle[worker] = None
 
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
+        parts: list[bytes] = []
         for task in tasks:
             worker.number += 1
             task.number = worker.number
-            set_number(task.frame, task.number)
             worker.running.append(task)
-        data = tasks[0].frame if len(tasks) == 1 else memoryview(b"".join([task.frame for task in tasks]))
+            parts += header(task.payload, task.number), task.payload
+        data = memoryview(b"".join(parts))
         try:
             sent = worker.sock.send(data)
         except BlockingIOError:
@@ -189,7 +190,7 @@ class Dispatcher:
         while worker.running and worker.running[-1].number > begun:
             task = worker.running.pop()
             self._backlog.appendleft(task)
-            self._bytes += len(task.frame)
+            self._bytes += len(task.payload)
 
     def remove(self, worker: Worker) -> Task | None:
         """Forget *worker*, which has ended; return the task that it had begun, if any."""

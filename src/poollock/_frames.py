@@ -12,7 +12,6 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 
 HEADER = struct.Struct("=QQ")  # bytes that follow; a number
-_BLANK = bytes(HEADER.size)
 _ROOM = 1 << 16  # bytes to read at once
 _KEPT = 1 << 21  # bytes of a buffer that is not given back after a large message
 
@@ -24,23 +23,20 @@ class _Pickler(pickle.Pickler):
     )
 
 
-def dump(obj: Any, number: int = 0) -> memoryview:
-    """Return *obj* as a frame.
+def dump(obj: Any) -> bytes:
+    """Return *obj* as the payload of a frame.
 
     Raises:
         Exception: What pickling raised.
     """
     buffer = io.BytesIO()
-    buffer.write(_BLANK)
     _Pickler(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
-    frame = buffer.getbuffer()
-    set_number(frame, number)
-    return frame
+    return buffer.getvalue()
 
 
-def set_number(frame: memoryview, number: int) -> None:
-    """Write the header of *frame*."""
-    HEADER.pack_into(frame, 0, len(frame) - HEADER.size, number)
+def header(payload: bytes, number: int) -> bytes:
+    """Return what comes before *payload* in a frame."""
+    return HEADER.pack(len(payload), number)
 
 
 class FrameReader:

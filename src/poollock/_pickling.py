@@ -27,8 +27,8 @@ _CALL, _MAP, _STARMAP = range(3)
 _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
 
 
-def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> memoryview:
-    """Return a task as a frame.
+def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> bytes:
+    """Return a task as bytes.
 
     Raises:
         Exception: What pickling raised, the message saying which part is to blame and what to do.

@@ -13,7 +13,7 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from ._base import BaseLock, install_locks, title
-from ._frames import HEADER, FrameReader, dump, set_number
+from ._frames import FrameReader, dump, header
 from ._interrupts import leave_interrupts_to_parent, let_interrupts_through
 from ._pickling import run_task
 from ._process import parent_is_gone
@@ -27,6 +27,8 @@ VOID_FROM = 1
 VOID_TO = 2
 WORDS = 3
 
+_READY = b""  # what a worker sends first; or what its initializer raised
+_SMALL = 1 << 16  # bytes; more is not copied to be sent in one call
 _LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 
 _ends: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()
@@ -55,9 +57,14 @@ class WorkerEnd:
         self.sock.settimeout(None)
         _ends.add(self)
 
-    def send(self, frame: memoryview) -> None:
+    def send(self, payload: bytes, number: int = 0) -> None:
         """Send a frame, waiting until all of it is on its way."""
-        self.sock.sendall(frame)
+        start = header(payload, number)
+        if len(payload) <= _SMALL:
+            self.sock.sendall(start + payload)
+        else:
+            self.sock.sendall(start)
+            self.sock.sendall(payload)
 
     def tasks(self) -> Iterator[memoryview]:
         """Yield the tasks that arrive, as long as there is a pool to send them."""
@@ -113,28 +120,20 @@ def run_worker(end: WorkerEnd, maxtasks: int, setup: Setup) -> None:
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
             end.send(dump((_show(error), traceback.format_exc())))
             return
-        end.send(dump_ready())
+        end.send(_READY)
         for done, payload in enumerate(end.tasks(), 1):
             begun = perf_counter_ns()
-            frame = _run(payload, held)
-            set_number(frame, (perf_counter_ns() - begun) // 1000)
-            end.send(frame)
-            del frame
+            outcome = _run(payload, held)
+            end.send(outcome, (perf_counter_ns() - begun) // 1000)
+            del outcome
             if done == maxtasks:
                 return
     except BrokenPipeError:  # the pool has ended
         return
 
 
-def dump_ready() -> memoryview:
-    """Return the frame that says that a worker is ready: an empty one."""
-    frame = memoryview(bytearray(HEADER.size))
-    set_number(frame, 0)
-    return frame
-
-
-def _run(payload: memoryview, locks: Iterable[BaseLock]) -> memoryview:
-    """Run a task; return its outcome as a frame: success, value, and the locks that it left held."""
+def _run(payload: memoryview, locks: Iterable[BaseLock]) -> bytes:
+    """Run a task; return its outcome as bytes: success, value, and the locks that it left held."""
     value: Any
     try:
         success, value = True, run_task(payload)
@@ -142,12 +141,12 @@ def _run(payload: memoryview, locks: Iterable[BaseLock]) -> memoryview:
         success, value = False, ExceptionWithTraceback(error, error.__traceback__)
     left = [title(lock) for lock in locks if lock._give_back()]
     try:
-        frame = dump((success, value, left))
+        outcome = dump((success, value, left))
         if not success:  # the exception may need other arguments than those that it is sent with
-            pickle.loads(frame[HEADER.size :])
+            pickle.loads(outcome)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost the worker
         return dump((False, _unsendable(error, value), left))
-    return frame
+    return outcome
 
 
 def _unsendable(error: BaseException, value: Any) -> Any:
