@@ -45,7 +45,8 @@ class Channel:
 
     def __init__(self, crew: Crew, size: int, cache: dict[int, Any], reclaimer: Reclaimer) -> None:
         self._crew = crew
-        self._outcomes = Outcomes(cache)
+        self._outcomes = Outcomes(cache, partial(self.post, _nothing))
+        self.over = False  # the result handler will see no more results
         self._reclaimer = reclaimer
         self._selector = selectors.DefaultSelector()
         self._wakened, self._waker = socket.socketpair()
@@ -83,9 +84,11 @@ class Channel:
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""
-        self._crew.keep(self.add, self.start_failed)
-        self._crew_ended = True
-        self.post(_nothing)
+        try:
+            self._crew.keep(self.add, self.start_failed)
+        finally:
+            self._crew_ended = True
+            self.post(_nothing)
 
     def handle_tasks(self, tasks: queue.SimpleQueue[Any]) -> None:
         """Be the thread that takes the tasks from the users' iterables and hands them out."""
@@ -132,7 +135,7 @@ class Channel:
 
     def fail_all(self) -> None:
         """Give an error to whoever waits, after the result handler has ended."""
-        self._outcomes.fail_all(_ended)
+        self._outcomes.fail_all(_ended, at_once=True)
 
     # The result handler.
 
@@ -141,7 +144,14 @@ class Channel:
         try:
             while not self._is_over():
                 self._once()
+        except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
+            report()
+            self._crew.stop()
+            self._dispatcher.close()
+            for worker in self._dispatcher.workers:
+                worker.process.kill()
         finally:
+            self.over = True
             self._outcomes.fail_all(_ended)
             self.abandon()
             self._outcomes.close()
@@ -171,18 +181,19 @@ class Channel:
                     self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
                 if events & selectors.EVENT_READ:
                     self._read(worker)
+        no_more = self._no_more  # before what was posted before it is looked at
         while self._inbox:
             self._inbox.popleft()()
         if self._reclaimer.waits:
             self._look_for_lost_locks()
-        self._end()
+        self._end(no_more=no_more)
 
     def _timeout(self, *, again: bool) -> float | None:
         if self._kill_at is not None or self._reclaimer.waits:
             return INTERVAL
         return _SOON if again else None
 
-    def _end(self) -> None:
+    def _end(self, *, no_more: bool) -> None:
         """Do what is left to do once the pool is closed or terminated."""
         if self._terminating and self._kill_at is None:
             self._crew.stop()
@@ -195,7 +206,7 @@ class Channel:
         elif self._kill_at is not None and monotonic() > self._kill_at:
             for worker in self._dispatcher.workers:
                 worker.process.kill()
-        elif self._no_more and not self._leaving:
+        elif no_more and not self._leaving:
             if self._outcomes.awaited() and self._dispatcher.is_empty() and not self._outcomes.pending:
                 self._outcomes.fail_all(_ended)  # the pool was closed before their tasks were seen
             if not self._outcomes.awaited():
@@ -218,7 +229,7 @@ class Channel:
         self.post(partial(self._watch_writing_now, worker))
 
     def _watch_writing_now(self, worker: Worker) -> None:
-        if worker in self._dispatcher.workers and worker.outgoing:
+        if worker.outgoing and worker.sock in self._selector.get_map():
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
     def _read(self, worker: Worker) -> bool:
@@ -292,7 +303,7 @@ class Channel:
             self._outcomes.set([(task.job, task.index, (False, error))])
         if self._victims is not None:
             self._victims.discard(worker)
-        if worker.ready:
+        if worker.ready or worker.doomed:
             self._crew.ask()
         else:
             self._count_failure(describe_exit(code))

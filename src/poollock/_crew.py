@@ -21,6 +21,7 @@ from ._worker import WORDS, Setup, WorkerEnd, run_worker
 
 _MAX_NUMBER = 2**32 - 2  # a shared word has 32 bits: after so many tasks, another worker takes over
 _PAUSE = 0.1  # seconds before another start, for each that failed before
+_LONGEST_PAUSE = 1.0  # seconds
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
@@ -80,13 +81,14 @@ class Worker:
         and what the worker has forked, or the pool's process beside it, holds its other end too.
         On Windows it is the end of the worker's own pipe, which nobody inherits there.
         """
-        if hasattr(os, "pidfd_open"):
-            try:
-                self.death = os.pidfd_open(self.process.pid)
-            except OSError:  # not allowed here, or the worker is no more
+        with suppress(OSError):  # no descriptor is left: the end of the pipe has to do
+            if hasattr(os, "pidfd_open"):
+                try:
+                    self.death = os.pidfd_open(self.process.pid)
+                except OSError:  # not allowed here, or the worker is no more
+                    self.death = os.dup(self.process.sentinel)
+            elif sys.platform != "win32":
                 self.death = os.dup(self.process.sentinel)
-        elif sys.platform != "win32":
-            self.death = os.dup(self.process.sentinel)
 
     def close(self) -> None:
         """Close what the pool's process has open for the worker."""
@@ -195,7 +197,7 @@ class Crew:
         while not self.stopped:
             self._wanted.wait()
             self._wanted.clear()
-            self._stopping.wait(self.failures * _PAUSE)
+            self._stopping.wait(min(self.failures * _PAUSE, _LONGEST_PAUSE))
             started, error = self.fill()
             for worker in started:
                 add(worker)

@@ -148,6 +148,9 @@ class Dispatcher:
                 return False
             except OSError:
                 return True
+            if worker.outgoing:
+                return False
+            self._feed(worker)
             return not worker.outgoing
 
     def balance(self) -> bool:
@@ -163,10 +166,13 @@ class Dispatcher:
                 if begun == worker.seen:
                     self._take_back(worker)
                 worker.seen = begun
-            while self._idle and self._backlog:
-                worker, _ = self._idle.popitem()
-                self._feed(worker)
+            self._feed_idle()
             return bool(waiting and self._idle)
+
+    def _feed_idle(self) -> None:
+        while self._idle and self._backlog:
+            worker, _ = self._idle.popitem()
+            self._feed(worker)
 
     def _take_back(self, worker: Worker) -> None:
         """Take back what *worker* has not begun, all of it: it knows one range of numbers to pass over."""
@@ -182,7 +188,7 @@ class Dispatcher:
             slot.claims.release()
         self._return(worker, begun)
         worker.ahead = 1
-        if not worker.running:
+        if not worker.running and worker.room(1) > 0:
             self._idle[worker] = None
 
     def _return(self, worker: Worker, begun: int) -> None:
@@ -198,6 +204,7 @@ class Dispatcher:
             self._idle.pop(worker, None)
             self.workers.remove(worker)
             self._return(worker, worker.slot.words.view[BEGUN])
+            self._feed_idle()
             worker.close()  # under the lock: nobody is to write to a descriptor that is reused by then
             return worker.running[0] if worker.running else None
 

@@ -6,7 +6,6 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from multiprocessing.pool import ApplyResult, IMapUnorderedIterator, MapResult
@@ -25,16 +24,17 @@ class Outcomes:
 
     Args:
         cache: The results, by number of the job.
+        wake: Called when all callbacks that were due have been called.
     """
 
-    def __init__(self, cache: dict[int, Any]) -> None:
+    def __init__(self, cache: dict[int, Any], wake: Callable[[], object]) -> None:
         self._cache = cache
-        self._callbacks = Callbacks()
+        self._callbacks = Callbacks(wake)
 
     @property
     def pending(self) -> bool:
         """Whether a callback is still to be called."""
-        return self._callbacks.pending > 0
+        return self._callbacks.pending
 
     def awaited(self, job: int | None = None) -> bool:
         """Return whether somebody waits for *job*, or for anything."""
@@ -60,12 +60,16 @@ class Outcomes:
                 continue
             if hasattr(result, "_cond"):  # an iterator
                 self._add(result, parts)
-            elif result._callback or result._error_callback:
-                for _, *part in parts:
-                    self._callbacks.put(partial(result._set, *part))
+            elif _has_callback(result):
+                for _, index, part in parts:
+                    self._callbacks.put(partial(self._set_in_turn, result, index, part))
             else:
-                for _, *part in parts:
-                    result._set(*part)
+                for _, index, part in parts:
+                    result._set(index, part)
+
+    def _set_in_turn(self, result: Any, index: int, outcome: tuple[bool, Any]) -> None:
+        if result._job in self._cache:  # it has not failed meanwhile, because the pool has ended
+            result._set(index, outcome)
 
     def _add(self, results: Any, parts: Iterable[Outcome]) -> None:
         """Do what ``_set`` of an iterator does, waking the thread that waits once, not for each part."""
@@ -92,13 +96,18 @@ class Outcomes:
         if results._job in self._cache:
             results._set_length(length)
 
-    def fail_all(self, make_error: Callable[[], Exception]) -> None:
-        """Give an error to everybody who waits."""
-        for job, result in list(self._cache.items()):
-            if self._cache.pop(job, None) is not None:
-                self._fail(result, make_error())
+    def fail_all(self, make_error: Callable[[], Exception], *, at_once: bool = False) -> None:
+        """Give an error to everybody who waits; *at_once* even if that calls callbacks in this thread."""
+        for result in list(self._cache.values()):
+            fail = partial(self._fail, result, make_error())
+            if _has_callback(result) and not at_once:
+                self._callbacks.put(fail)  # after what is to be set before
+            else:
+                fail()
 
     def _fail(self, result: Any, error: Exception) -> None:
+        if self._cache.pop(result._job, None) is None:
+            return
         result._pool = None
         if hasattr(result, "_cond"):  # an iterator
             with result._cond:
@@ -108,9 +117,9 @@ class Outcomes:
                 result._cond.notify_all()
             return
         result._success, result._value = False, error
-        result._event.set()
         if result._error_callback:
-            self._callbacks.put(partial(result._error_callback, error))
+            result._error_callback(error)
+        result._event.set()
 
     def close(self) -> None:
         """Call no more callbacks than those that are due."""
@@ -118,30 +127,46 @@ class Outcomes:
 
 
 class Callbacks:
-    """The thread that calls the users' callbacks, so that none of them keeps the pool waiting."""
+    """The thread that calls the users' callbacks, so that none of them keeps the pool waiting.
 
-    def __init__(self) -> None:
+    Args:
+        wake: Called when all that were due have been called.
+    """
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._wake = wake
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.pending = 0
+        self._due = 0  # counted by who puts
+        self._done = 0  # counted by the thread
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are calls to come."""
+        return self._due != self._done
 
     def put(self, call: Callable[[], object]) -> None:
         """Have *call* called."""
+        self._due += 1
+        self._calls.put(call)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
             self._thread.start()
-        self.pending += 1
-        self._calls.put(call)
 
     def _run(self) -> None:
         for call in iter(self._calls.get, None):
-            with suppress(KeyError):  # a result that has failed meanwhile, because the pool has ended
-                call()
-            self.pending -= 1
+            call()
+            self._done += 1
+            if not self.pending:
+                self._wake()
 
     def stop(self) -> None:
         """End the thread once it has called what it was given."""
         self._calls.put(None)
+
+
+def _has_callback(result: Any) -> bool:
+    return bool(getattr(result, "_callback", None) or getattr(result, "_error_callback", None))
 
 
 def reported(callback: Callable[[Any], object] | None) -> Callable[[Any], object] | None:

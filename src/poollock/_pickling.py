@@ -172,7 +172,10 @@ def name_of(func: Any) -> str:
     """Return how a message names a task function."""
     while isinstance(func, partial):
         func = func.func
-    return getattr(func, "__qualname__", None) or repr(func)
+    try:
+        return getattr(func, "__qualname__", None) or repr(func)
+    except Exception:  # noqa: BLE001 - an object may fail to show itself
+        return f"a {type(func).__qualname__}"
 
 
 def _kind_of(part: Any) -> str:

@@ -98,15 +98,21 @@ class LockedPool(multiprocessing.pool.Pool):
         self._cache: dict[int, Any] = {}
         self._taskqueue: SimpleQueue[Any] = SimpleQueue()
         self._channel = channel = Channel(crew, processes, self._cache, Reclaimer(self._locks.values()))
+        try:
+            self._worker_handler = _start_thread(channel.handle_workers)
+            self._task_handler = _start_thread(channel.handle_tasks, self._taskqueue)
+            self._result_handler = _start_thread(channel.run)
+        except BaseException:  # no more threads
+            crew.stop()
+            self._taskqueue.put(None)
+            _end_workers(workers)
+            raise
         for worker in workers:
             channel.add(worker)
-        self._worker_handler = _start_thread(channel.handle_workers)
-        self._task_handler = _start_thread(channel.handle_tasks, self._taskqueue)
-        self._result_handler = _start_thread(channel.run)
         self._terminate = Finalize(
             self,
             self._terminate_pool,
-            args=(self._taskqueue, channel, self._task_handler, self._result_handler),
+            args=(self._taskqueue, channel, self._result_handler, self._task_handler, self._worker_handler),
             exitpriority=15,
         )
         self._state = multiprocessing.pool.RUN
@@ -169,12 +175,14 @@ class LockedPool(multiprocessing.pool.Pool):
         self._crew.ask()
 
     @classmethod
-    def _terminate_pool(cls, taskqueue: SimpleQueue[Any], channel: Channel, *handlers: Thread) -> None:
+    def _terminate_pool(
+        cls, taskqueue: SimpleQueue[Any], channel: Channel, result_handler: Thread, *handlers: Thread
+    ) -> None:
         channel.terminate()
         taskqueue.put(None)
-        for handler in handlers[1:]:
-            if handler is not current_thread():
-                handler.join()
+        # The garbage collector may call this in any thread, which the result handler may wait for.
+        if current_thread() not in (result_handler, *handlers):
+            result_handler.join()
 
     def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
         index = -1
@@ -205,8 +213,7 @@ class LockedPool(multiprocessing.pool.Pool):
         )
 
     def _unless_ended(self, result: _R) -> _R:
-        if self._state == multiprocessing.pool.TERMINATE:  # since _check_running: nobody else will see it
-            self._result_handler.join()
+        if self._channel.over:  # since _check_running: nobody else will see it
             self._channel.fail_all()
         return result
 
@@ -342,10 +349,10 @@ def _start_thread(target: Callable[..., None], *args: Any) -> Thread:
 
 def _end_workers(workers: Iterable[Worker]) -> None:
     for worker in workers:
+        worker.close()
         worker.process.terminate()
     for worker in workers:
         worker.process.join()
-        worker.close()
 
 
 def locked_pool(

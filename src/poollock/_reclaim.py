@@ -31,7 +31,8 @@ class Reclaimer:
         """Free what the process *pid*, which has died, held; return the names."""
         held: list[str] = []
         for lock in {*self._locks, *known_locks()}:
-            with suppress(PoolLockError):  # a manager that has ended has no lock to free
+            # A manager that has ended has no lock to free; somebody else may be freeing this one.
+            with suppress(PoolLockError, OSError, ValueError):
                 if lock._reclaim(pid):
                     held.append(title(lock))
                 if lock._is_unsigned():
@@ -54,5 +55,6 @@ class Reclaimer:
 
     def repair(self, lock: BaseLock) -> None:
         """Free *lock*, which nobody who is alive has."""
-        lock._repair()
+        with suppress(ValueError):  # somebody else has freed it
+            lock._repair()
         del self._unsigned[lock]
