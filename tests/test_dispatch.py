@@ -88,3 +88,13 @@ def test_frames_arrive_as_they_were_sent(size: int) -> None:
         theirs.close()
         assert not reader.receive()
     assert found == list(enumerate(payloads))
+
+
+def test_pipes_that_are_full(pool: LockedPool, tmp_path: Path) -> None:
+    """Tasks of some size are sent ahead, and taken back when one of them is long."""
+    filler = "x" * 14_000
+    path = tmp_path / "stays"
+    results = pool.imap_unordered(tasks.stay_or_size, [*[filler] * 500, str(path), *[filler] * 500])
+    assert [next(results) for _ in range(1000)] == [14_000] * 1000
+    path.unlink()
+    assert len(list(results)) == 1

@@ -233,3 +233,7 @@ def take_unsigned(lock: Any) -> None:
 
 def stay_or_square(x: str | int) -> int:
     return stay_while(x) if isinstance(x, str) else x * x
+
+
+def stay_or_size(text: str) -> int:
+    return stay_while(text) if text.startswith("/") else len(text)

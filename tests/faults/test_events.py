@@ -504,3 +504,73 @@ def test_worker_dies_before_it_has_signed_for_a_lock(
             waiting.get()
         assert pool.apply(tasks.with_lock, (pool.lock, 5)) == 5
         assert pool.lock.abandoned
+
+
+def test_callback_is_the_last_thing_before_the_end() -> None:
+    pool = locked_pool(1)
+    seen: list[int] = []
+    go_on = threading.Event()
+
+    def callback(x: int) -> None:
+        go_on.wait()
+        seen.append(x)
+
+    pool.apply_async(tasks.square, (3,), callback=callback)
+    wait_until(lambda: pool._channel._outcomes.pending)
+    pool.close()
+    go_on.set()
+    pool.join()
+    assert seen == [9]
+
+
+def test_each_job_has_one_outcome_when_callbacks_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    go_on = threading.Event()
+
+    def callback(_: object) -> None:
+        go_on.wait()
+        seen.append("result")
+
+    with locked_pool(1) as pool:
+        results = [
+            pool.apply_async(
+                tasks.square, (x,), callback=callback, error_callback=lambda _: seen.append("error")
+            )
+            for x in range(5)
+        ]
+        wait_until(lambda: pool._channel._outcomes.pending)
+        pool.terminate()
+        go_on.set()
+        for result in results:
+            result.wait()
+    assert len(seen) == len(results)
+    assert seen.count("result") == sum(result.successful() for result in results)
+
+
+def test_items_that_come_while_the_pool_is_closed() -> None:
+    pool = locked_pool(1)
+
+    def items() -> Iterator[int]:
+        pool.close()
+        pool.join()
+        yield 1
+
+    with pytest.raises(BrokenPoolError):
+        pool.map(tasks.square, items(), chunksize=1)
+
+
+class Shy:
+    """Dies when it is called, and does not say what it is."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+    def __call__(self) -> None:
+        os._exit(3)
+
+
+def test_function_that_does_not_show_itself() -> None:
+    with locked_pool(1, context="fork") as pool:
+        with pytest.raises(WorkerDiedError, match="while it ran a Shy"):
+            pool.apply(Shy())
+        assert pool.apply(tasks.square, (3,)) == 9
