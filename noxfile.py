@@ -5,7 +5,8 @@ from pathlib import Path
 
 import nox
 
-PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+TESTED = os.environ.get("TESTED")  # a version whose tests have run already
+PYTHONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14") if version != TESTED]
 
 # Interpreters of version managers that are not on the PATH, or only as shims that may refuse.
 _home = Path.home()
