@@ -25,8 +25,8 @@ _OVERHEAD = 0.00001  # seconds that the least task takes a worker
 _TINY = 250  # microseconds; after a longer task, none is sent ahead
 _LONG = 0.005  # seconds after which nothing is left waiting behind a task
 _SMALL = 1 << 14  # bytes; a larger task is sent only to a worker that has nothing else to do
-_BURST = 64
-_BACKLOG = 192  # tasks for each worker that are pickled before it is their turn
+_BACKLOG = 192  # tasks that are pickled before it is their turn, and four more for each worker
+_BURST = 64  # tasks that are pickled in one go, once there is room again
 _BACKLOG_BYTES = 1 << 22
 _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
 

@@ -47,7 +47,7 @@ class FrameReader:
         self._view = memoryview(bytearray(_ROOM))
         self._start = 0  # of what was read and not yet taken
         self._end: int = 0
-        self._length = 0  # of the frame that begins at start, if it is longer than the buffer
+        self._length = 0  # of the frame that begins at start, if it has arrived in part
 
     def receive(self) -> bool:
         """Read once what has arrived; return whether the stream goes on.

@@ -43,7 +43,7 @@ class Outcomes:
     def name(self, task: Task) -> str:
         """Return how a message names a task: ``send_request, item 7``."""
         func, result = name_of(task.func), self._cache.get(task.job)
-        if result is not None and isinstance(result, MapResult):
+        if isinstance(result, MapResult):
             results = cast("Any", result)
             first = task.index * results._chunksize
             last = min(first + results._chunksize, len(results._value)) - 1
