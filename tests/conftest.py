@@ -40,7 +40,7 @@ def pool(factory: Callable[..., LockedPool], method: str) -> Iterator[LockedPool
 
 
 def open_files() -> Counter[str]:
-    """What the descriptors of this process stand for: a name that no other file has, but for epoll's and pidfds."""
+    """What the descriptors of this process stand for."""
     links: Counter[str] = Counter()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
