@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import random
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import fault_tasks as tasks
@@ -13,7 +15,10 @@ import pytest
 
 from conftest import wait_until
 from poollock import LockedPool, locked_pool
+from poollock._crew import Slot, Worker
+from poollock._dispatch import Dispatcher, Task
 from poollock._frames import HEADER, FrameReader, dump, header
+from poollock._worker import BEGUN, VOID_FROM, VOID_TO
 
 
 def test_no_task_waits_behind_a_long_one(pool: LockedPool, tmp_path: Path) -> None:
@@ -49,6 +54,63 @@ def test_imap_keeps_the_order(pool: LockedPool, tmp_path: Path) -> None:
     path.unlink()
     assert next(results) > 0
     assert list(results) == [x * x for x in range(300)]
+
+
+class Played:
+    """A worker without a process: the test begins its tasks and answers them."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.worker = Worker(Slot(multiprocessing.get_context()), None)
+        self.worker.ready = True
+        self.reader = FrameReader(self.worker.end.sock)
+        self.worker.end.sock.settimeout(0)
+        self.dispatcher = dispatcher
+        self.received: list[tuple[int, int]] = []
+        dispatcher.workers.append(self.worker)
+        dispatcher.answered(self.worker, [])
+
+    def begin(self) -> int:
+        """Begin the next task that was not taken back; return which it is."""
+        with suppress(BlockingIOError):
+            self.reader.receive()
+            self.received += [(number, pickle.loads(data)) for number, data in self.reader.frames()]
+        words = self.worker.slot.words.view
+        while True:
+            number, item = self.received.pop(0)
+            if not words[VOID_FROM] <= number < words[VOID_TO]:
+                words[BEGUN] = number
+                return item
+
+    def answer(self, micros: int = 1) -> None:
+        self.dispatcher.answered(self.worker, [micros])
+
+
+def test_tasks_begin_in_the_order_in_which_they_came() -> None:
+    dispatcher = Dispatcher(2, lambda _: None)
+    one, two = Played(dispatcher), Played(dispatcher)
+    for number in range(60):
+        dispatcher.put(Task(0, number, len, (), dump(number)))
+    assert sorted([one.begin(), two.begin()]) == [0, 1]
+    for worker in one, two, one, two, one, two:
+        worker.answer()  # it gets more ahead each time
+        worker.begin()
+    dispatcher.balance()  # it remembers what they have begun
+    two.answer()
+    dispatcher._look_at = 0
+    dispatcher.balance()  # the one has been at it for long: what it has ahead is taken back
+    behind = one.worker.running[0].index + 1
+    begun: list[int] = []
+    while two.worker.running:
+        begun.append(two.begin())
+        has = [task.index for task in two.worker.running]
+        assert has == sorted(has)  # none waits behind a younger one
+        two.answer()
+    assert {behind, 59} <= {*begun}
+    one.answer()
+    assert not one.worker.running
+    for played in one, two:
+        played.worker.end.sock.close()
+        played.worker.close()
 
 
 def test_items_are_not_taken_far_ahead() -> None:

@@ -2,7 +2,8 @@
 
 A worker whose tasks are tiny gets some ahead, so that it need not wait for the pool between
 them.  None waits behind a long one for it: what a worker has not begun is taken back when
-another has nothing to do, or when the task before it turns out to be long.
+another has nothing to do, or when the task before it turns out to be long.  A worker begins
+its tasks in the order in which they came, so that none waits behind a younger one either.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
 class Task:
     """A task on its way: which part of which job it is, and the task itself as bytes."""
 
-    __slots__ = ("func", "index", "is_chunk", "job", "number", "payload")
+    __slots__ = ("func", "index", "is_chunk", "job", "number", "payload", "turn")
 
     def __init__(self, job: int, index: int, func: Any, args: tuple[Any, ...], payload: bytes) -> None:
         self.job = job
@@ -42,6 +44,7 @@ class Task:
         self.func = task_function(func, args)
         self.is_chunk = self.func is not func
         self.payload = payload
+        self.turn = 0  # among all tasks
         self.number = 0  # among those that its worker was sent
 
 
@@ -60,6 +63,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._backlog: deque[Task] = deque()
         self._bytes = 0  # of the backlog
+        self._turns = 0
         self._limit = _BACKLOG + 4 * size
         self._enough = self._limit - _BURST
         self._spread = size
@@ -72,6 +76,8 @@ class Dispatcher:
         with self._lock:
             if self._closed:
                 return
+            self._turns += 1
+            task.turn = self._turns
             if self._idle:
                 worker, _ = self._idle.popitem()
                 self._send(worker, [task])
@@ -107,11 +113,13 @@ class Dispatcher:
         room = worker.room(min(worker.ahead, 1 + len(self._backlog) // self._spread))
         tasks: list[Task] = []
         while len(tasks) < room and self._backlog:
-            large = len(self._backlog[0].payload) > _SMALL
-            if large and (tasks or worker.running):
+            task = self._backlog[0]
+            large = len(task.payload) > _SMALL
+            before = tasks or worker.running
+            if before and (large or task.turn < before[-1].turn):
                 break
             tasks.append(self._backlog.popleft())
-            self._bytes -= len(tasks[-1].payload)
+            self._bytes -= len(task.payload)
             if large:
                 break
         if tasks:
@@ -192,11 +200,13 @@ class Dispatcher:
             self._idle[worker] = None
 
     def _return(self, worker: Worker, begun: int) -> None:
-        """Keep again, for their turn is next, the tasks of *worker* after the one numbered *begun*."""
+        """Keep again, until their turn, the tasks of *worker* after the one numbered *begun*."""
         while worker.running and worker.running[-1].number > begun:
             task = worker.running.pop()
             self._backlog.appendleft(task)
             self._bytes += len(task.payload)
+        # Those of another worker, returned before, may be older.
+        self._backlog = deque(sorted(self._backlog, key=attrgetter("turn")))
 
     def remove(self, worker: Worker) -> Task | None:
         """Forget *worker*, which has ended; return the task that it had begun, if any."""
