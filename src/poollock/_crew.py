@@ -57,7 +57,7 @@ class Worker:
         self.ready = False
         self.doomed = ""  # why the pool itself ends it
         self.running: deque[Task] = deque()  # what it has, in order; it runs the first
-        self.outgoing = memoryview(b"")  # what did not fit into its pipe yet
+        self.outgoing: deque[memoryview] = deque()  # what did not fit into its pipe yet
         self.number = 0  # of the task that was sent last
         self.done = 0
         self.seen = 0  # the number that it ran when the pool looked last

@@ -136,29 +136,33 @@ class Dispatcher:
             task.number = worker.number
             worker.running.append(task)
             parts += header(task.payload, task.number), task.payload
-        data = memoryview(b"".join(parts))
-        try:
-            sent = worker.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # it has ended: whoever sees that gives its tasks to others
-            return
-        if sent < len(data):
-            worker.outgoing = data[sent:]
+        if len(parts[-1]) <= _SMALL:
+            parts = [b"".join(parts)]
+        worker.outgoing.extend(map(memoryview, parts))
+        if not self._push(worker):
             self._blocked(worker)
+
+    def _push(self, worker: Worker) -> bool:
+        """Send what the pipe of *worker* takes; return whether nothing is left to be sent."""
+        outgoing = worker.outgoing
+        try:
+            while outgoing:
+                sent = worker.sock.send(outgoing[0])
+                if sent < len(outgoing[0]):
+                    outgoing[0] = outgoing[0][sent:]
+                    return False
+                outgoing.popleft()
+        except BlockingIOError:
+            return False
+        except OSError:  # it has ended: whoever sees that gives its tasks to others
+            outgoing.clear()
+        return True
 
     def go_on(self, worker: Worker) -> bool:
         """Send more of what did not fit into the pipe of *worker*; return whether that was all."""
         with self._lock:
-            try:
-                worker.outgoing = worker.outgoing[worker.sock.send(worker.outgoing) :]
-            except BlockingIOError:
-                return False
-            except OSError:
-                return True
-            if worker.outgoing:
-                return False
-            self._feed(worker)
+            if self._push(worker):
+                self._feed(worker)
             return not worker.outgoing
 
     def balance(self) -> bool:
