@@ -63,16 +63,10 @@ class Worker:
         self.seen = 0  # the number that it ran when the pool looked last
         self.ahead = 1  # how many tasks it is to have at once
 
-    def start(self, process: Any) -> None:
+    def start(self) -> None:
         """Start the worker; its own end of the pipe is then open in it alone."""
-        try:
-            process.start()
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self.end.sock.close()
-        self.process = process
+        self.process.start()
+        self.end.sock.close()
 
     def watch(self) -> None:
         """Get what tells of the worker's death.
@@ -142,28 +136,39 @@ class Crew:
 
     def fill(self) -> tuple[list[Worker], Exception | None]:
         """Start the workers that are missing; return them, and why there are not more."""
+        made: list[Worker] = []
         started: list[Worker] = []
         with self._starting:
             try:
-                while self._slots and not self.stopped:
-                    started.append(self._start(self._slots.pop()))
+                # All before the first start: what is written to after a fork is copied first.
+                while self._slots:
+                    made.append(self._make(self._slots.pop()))
+                for worker in made:
+                    if self.stopped:
+                        break
+                    worker.start()
+                    self.processes.append(worker.process)
+                    started.append(worker)
             except Exception as error:  # noqa: BLE001 - for the caller to raise or to tell
                 return started, error
+            finally:
+                for worker in made[len(started) :]:
+                    worker.close()
+                    worker.end.sock.close()
+                    self._slots.append(worker.slot)
         return started, None
 
-    def _start(self, slot: Slot) -> Worker:
+    def _make(self, slot: Slot) -> Worker:
         try:
             worker = Worker(slot, self._maxtasks)
-            process = self._make_process(
+            worker.process = self._make_process(
                 self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, self._setup)
             )
-            process.name = process.name.replace("Process", "PoolWorker")
-            process.daemon = True
-            worker.start(process)
         except BaseException:
             self._slots.append(slot)
             raise
-        self.processes.append(process)
+        worker.process.name = worker.process.name.replace("Process", "PoolWorker")
+        worker.process.daemon = True
         return worker
 
     def remove(self, worker: Worker) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 
 HEADER = struct.Struct("=QQ")  # bytes that follow; a number
-_ROOM = 1 << 16  # bytes to read at once
+_ROOM = 1 << 14  # bytes to read at once
 _KEPT = 1 << 21  # bytes of a buffer that is not given back after a large message
 
 
@@ -44,7 +44,7 @@ class FrameReader:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._view = memoryview(bytearray(_ROOM))
+        self._view = memoryview(b"")  # until the first message: a pool starts faster without it
         self._start = 0  # of what was read and not yet taken
         self._end: int = 0
         self._length = 0  # of the frame that begins at start, if it has arrived in part
@@ -57,7 +57,7 @@ class FrameReader:
         """
         if self._start == self._end:
             self._start = self._end = 0
-            if len(self._view) > _KEPT:
+            if not _ROOM <= len(self._view) <= _KEPT:
                 self._view = memoryview(bytearray(_ROOM))
         elif self._start + max(self._length, HEADER.size) > len(self._view) or self._end == len(self._view):
             rest = self._view[self._start : self._end]

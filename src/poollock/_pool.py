@@ -90,22 +90,22 @@ class LockedPool(multiprocessing.pool.Pool):
         self._processes = processes
         self._pool = crew.processes
         self._crew = crew
-        with interrupts_held(ctx):
-            workers, error = crew.fill()
-        if error is not None:
-            _end_workers(workers)
-            raise error
         self._cache: dict[int, Any] = {}
         self._taskqueue: SimpleQueue[Any] = SimpleQueue()
         self._channel = channel = Channel(crew, processes, self._cache, Reclaimer(self._locks.values()))
+        with interrupts_held(ctx):
+            workers, error = crew.fill()
         try:
+            if error is not None:
+                raise error  # noqa: TRY301 - what was started is ended as for the others
             self._worker_handler = _start_thread(channel.handle_workers)
             self._task_handler = _start_thread(channel.handle_tasks, self._taskqueue)
             self._result_handler = _start_thread(channel.run)
-        except BaseException:  # no more threads
+        except BaseException:  # not enough memory, say, for all the processes or threads
             crew.stop()
             self._taskqueue.put(None)
             _end_workers(workers)
+            channel.abandon()
             raise
         for worker in workers:
             channel.add(worker)

@@ -31,7 +31,8 @@ _READY = b""  # what a worker sends first; or what its initializer raised
 _SMALL = 1 << 16  # bytes; more is not copied to be sent in one call
 _LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 
-_ends: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()
+_made: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()  # by the pools of this process, for their workers
+_open: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()  # this process's own
 
 
 class WorkerEnd:
@@ -47,15 +48,19 @@ class WorkerEnd:
         self.sock = sock
         self._words = words
         self._claims = claims
+        _made.add(self)
 
     def __setstate__(self, state: Any) -> None:
         leave_interrupts_to_parent()  # the worker is still unpickling what it is: the earliest moment
         self.__dict__.update(state)
 
     def open(self) -> None:
-        """Make this the running process's pipe: what it forks itself does not keep it."""
+        """Make this the running process's pipe: it keeps no other, and what it forks does not keep this."""
+        for end in list(_made):
+            if end is not self:
+                end.sock.close()
         self.sock.settimeout(None)
-        _ends.add(self)
+        _open.add(self)
 
     def send(self, payload: bytes, number: int = 0) -> None:
         """Send a frame, waiting until all of it is on its way."""
@@ -167,7 +172,7 @@ class _Shown:
 
 def _close_ends() -> None:
     """Close the pipe in what a task forks: it would keep it open, and answer in the worker's name."""
-    for end in list(_ends):
+    for end in list(_open):
         end.sock.close()
 
 
