@@ -319,6 +319,7 @@ if __name__ == "__main__":
     with pool.lock, other.lock:
         for each in (pool, other):
             each.apply_async(tasks.large_result_after, (float(sys.argv[3]),))
+        pool.apply_async(tasks.holder_seen, (0,))  # waits for the lock
         while len(pids := children()) != (4 if sys.argv[1] == "locked_pool" else 6):
             time.sleep(0.005)
         print(*pids, flush=True)

@@ -234,20 +234,27 @@ class Channel:
 
     def _read(self, worker: Worker) -> bool:
         """Take in what has arrived from *worker*; return whether there may be more."""
+        frames: list[tuple[int, memoryview]] = []
         try:
             goes_on = worker.reader.receive()
+            frames = worker.reader.frames()
+            if frames and not worker.ready:
+                self._greet(worker, frames.pop(0)[1])
+            if len(frames) > len(worker.running):
+                raise ValueError("there are more answers than tasks")  # noqa: TRY301 - one of those below
         except BlockingIOError:
             return False
         except OSError:
+            goes_on = False
+        except Exception as error:  # noqa: BLE001 - whatever unpickling raises: it costs this worker alone
+            worker.doomed = f"what it sent cannot be read in {describe()}: {type(error).__name__}: {error}"
+            worker.process.kill()
             goes_on = False
         if not goes_on:
             self._selector.unregister(worker.sock)
             if worker.death < 0:
                 self._bury(worker)
             return False
-        frames = worker.reader.frames()
-        if frames and not worker.ready:
-            self._greet(worker, frames.pop(0)[1])
         tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
         self._outcomes.set(
             [self._outcome(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]

@@ -11,7 +11,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, final
 
 from ._base import BaseLock
-from ._process import describe, resolve_context
+from ._errors import PoolLockError
+from ._process import describe, parent_is_gone, parent_pid, resolve_context
 from ._words import SharedWords, shared_words
 
 if sys.version_info >= (3, 12):
@@ -22,6 +23,8 @@ else:
 # Where each word of a lock stands: whether it was abandoned, then who holds it.
 ABANDONED = 0
 HOLDER = 1
+
+_LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 
 _pid = os.getpid()
 
@@ -88,12 +91,27 @@ def _raw_lock(cls: Any, state: Any) -> Any:
     return raw
 
 
+def wait_for(semaphore: Any, words: memoryview[int]) -> None:
+    """Take the semaphore of a lock.
+
+    Raises:
+        PoolLockError: The parent of this process has it and has ended: nobody is left to free it.
+    """
+    while not semaphore.acquire(True, _LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
+        if parent_is_gone() and parent_pid() in words[HOLDER:]:
+            raise PoolLockError(
+                f"{describe()} waits for a lock that the process of the pool, pid {parent_pid()}, "
+                "had when it was killed"
+            )
+
+
 def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], Callable[..., None]]:
-    take = semaphore.__enter__
+    take = semaphore.acquire
     post = semaphore.release
 
     def enter() -> bool:
-        take()
+        if not take(False):  # noqa: FBT003
+            wait_for(semaphore, words)
         words[HOLDER] = _pid
         return True
 
@@ -148,6 +166,8 @@ class Lock(SemaphoreLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        if block and timeout is None:
+            return self._enter()
         if not self._semaphore.acquire(block, timeout):
             return False
         self._words[HOLDER] = _pid

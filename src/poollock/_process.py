@@ -62,6 +62,12 @@ def describe_exit(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
+def parent_pid() -> int | None:
+    """Return the pid of the process that started this one with multiprocessing, if one did."""
+    parent = multiprocessing.parent_process()
+    return parent.pid if parent is not None else None
+
+
 def parent_is_gone() -> bool:
     """Return whether the process that started this one has ended.
 

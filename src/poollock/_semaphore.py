@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any, final
 
-from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock
+from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, wait_for
 from ._process import resolve_context
 from ._words import shared_words
 
@@ -67,7 +67,9 @@ class Semaphore(SemaphoreLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if not self._semaphore.acquire(block, timeout):
+        if block and timeout is None:
+            wait_for(self._semaphore, self._words)
+        elif not self._semaphore.acquire(block, timeout):
             return False
         try:
             self._replace_holder(0, os.getpid())

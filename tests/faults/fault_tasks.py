@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conftest import running
-from poollock import BaseLock
+from poollock import BaseLock, _worker
 
 HUNDRED_MB = 100 << 20
 
@@ -229,6 +229,13 @@ def take_unsigned(lock: Any) -> None:
     """Die in the moment between taking a lock and signing for it."""
     lock._semaphore.acquire()
     kill()
+
+
+def write_to_own_pipe(_: int) -> NoReturn:
+    """Send the pool what no memory has room for."""
+    while True:
+        next(iter(_worker._open)).sock.sendall(b"\xff" * 100)
+        time.sleep(0.001)
 
 
 def stay_or_square(x: str | int) -> int:

@@ -574,3 +574,11 @@ def test_function_that_does_not_show_itself() -> None:
         with pytest.raises(WorkerDiedError, match="while it ran a Shy"):
             pool.apply(Shy())
         assert pool.apply(tasks.square, (3,)) == 9
+
+
+def test_what_has_no_room_in_memory_costs_one_worker(pool: LockedPool) -> None:
+    others = pool.map_async(tasks.square, range(100), chunksize=1)
+    with pytest.raises(WorkerDiedError, match=r"what it sent cannot be read in .*OverflowError"):
+        pool.apply(tasks.write_to_own_pipe, (0,))
+    assert others.get() == [x * x for x in range(100)]
+    assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
