@@ -26,6 +26,7 @@ from ._reclaim import INTERVAL, Reclaimer
 from ._standard import RemoteTraceback, helper_reraises_exception
 
 _STARTS = 3  # workers in a row that may end before they are ready
+_KILLED_STARTS = 12  # the same for those that were killed: perhaps nothing is wrong with them
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
 _NAP = 0.00005  # seconds; a shorter sleep is not worth it
@@ -62,7 +63,7 @@ class Channel:
         self._crew_ended = False
         self._terminating = False
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
-        self._victims: set[Worker] | None = None  # those that must end before a lost lock is freed
+        self._purging = False  # no worker is to be left when a lost lock is freed
         _channels.add(self)
 
     # From other threads.
@@ -184,12 +185,12 @@ class Channel:
         no_more = self._no_more  # before what was posted before it is looked at
         while self._inbox:
             self._inbox.popleft()()
-        if self._reclaimer.waits:
+        if self._reclaimer.waits or self._purging:
             self._look_for_lost_locks()
         self._end(no_more=no_more)
 
     def _timeout(self, *, again: bool) -> float | None:
-        if self._kill_at is not None or self._reclaimer.waits:
+        if self._kill_at is not None or self._reclaimer.waits or self._purging:
             return INTERVAL
         return _SOON if again else None
 
@@ -222,6 +223,8 @@ class Channel:
             self._selector.register(worker.death, selectors.EVENT_READ, worker)
         if self._terminating:
             worker.process.terminate()
+        elif self._purging:
+            self._sacrifice(worker)
         elif self._leaving:
             worker.leave()
 
@@ -308,23 +311,26 @@ class Channel:
         if task is not None:
             error = WorkerDiedError(pid, code, self._outcomes.name(task), held, worker.doomed)
             self._outcomes.set([(task.job, task.index, (False, error))])
-        if self._victims is not None:
-            self._victims.discard(worker)
         if worker.ready or worker.doomed:
             self._crew.ask()
         else:
-            self._count_failure(describe_exit(code))
+            killed = code is not None and code < 0
+            self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
 
-    def _count_failure(self, how: str) -> None:
+    def _count_failure(self, how: str, limit: int = _STARTS) -> None:
         """Learn that a worker has ended before it was ready, or could not be started."""
         self._crew.failures += 1
         if self._crew.stopped:
             return
-        if self._crew.failures < _STARTS or any(worker.ready for worker in self._dispatcher.workers):
+        if self._crew.failures < limit or any(worker.ready for worker in self._dispatcher.workers):
             self._crew.ask()
             return
         self._crew.stop()
-        self._broken = partial(_initializer_error, self._cause) if self._cause else partial(_broken, how)
+        self._broken = (
+            partial(_initializer_error, self._cause)
+            if self._cause
+            else partial(_broken, self._crew.failures, how)
+        )
         self._outcomes.fail_all(self._broken)
         self._dispatcher.close()
         for worker in self._dispatcher.workers:
@@ -332,15 +338,20 @@ class Channel:
 
     def _look_for_lost_locks(self) -> None:
         lost = self._reclaimer.lost(monotonic())
-        if lost and self._victims is None:
-            self._victims = set(self._dispatcher.workers)
-            for worker in self._victims:
-                worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
-                worker.process.kill()
-        if self._victims is not None and not self._victims:
-            for lock in lost:
+        if lost and not self._purging:
+            self._purging = True
+            self._crew.pause()
+            for worker in self._dispatcher.workers:
+                self._sacrifice(worker)
+        if self._purging and self._crew.is_empty():
+            for lock in self._reclaimer.lost(monotonic()):
                 self._reclaimer.repair(lock)
-            self._victims = None
+            self._purging = False
+            self._crew.resume()
+
+    def _sacrifice(self, worker: Worker) -> None:
+        worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
+        worker.process.kill()
 
 
 def _nothing() -> None:
@@ -357,9 +368,9 @@ def _ended() -> Exception:
     return _broken_pool(f"the pool was closed or terminated in {describe()} before this task was done")
 
 
-def _broken(how: str) -> Exception:
+def _broken(count: int, how: str) -> Exception:
     return _broken_pool(
-        f"{_STARTS} workers in a row ended before they were ready; the last one {how}. A worker must be able "
+        f"{count} workers in a row ended before they were ready; the last one {how}. A worker must be able "
         "to import the main module, and needs memory to start"
     )
 

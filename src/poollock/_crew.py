@@ -130,6 +130,7 @@ class Crew:
         self._maxtasks = maxtasks
         self._setup = setup
         self._slots = [Slot(ctx) for _ in range(size)]
+        self._paused = False
         self._starting = threading.Lock()
         self._wanted = threading.Event()
         self._stopping = threading.Event()
@@ -141,7 +142,7 @@ class Crew:
         with self._starting:
             try:
                 # All before the first start: what is written to after a fork is copied first.
-                while self._slots:
+                while self._slots and not self._paused:
                     made.append(self._make(self._slots.pop()))
                 for worker in made:
                     if self.stopped:
@@ -180,6 +181,22 @@ class Crew:
     def ask(self) -> None:
         """Let the thread of ``keep`` start what is missing."""
         self._wanted.set()
+
+    def pause(self) -> None:
+        """Start no worker before ``resume``."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start what is missing again."""
+        self._paused = False
+        self.ask()
+
+    def is_empty(self) -> bool:
+        """Return whether there is no worker, nor one that is just being started."""
+        if not self._starting.acquire(blocking=False):
+            return False
+        self._starting.release()
+        return not self.processes
 
     @property
     def stopped(self) -> bool:

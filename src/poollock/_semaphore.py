@@ -17,7 +17,8 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-_CLAIM = 0.1  # seconds to wait for the right to write the words
+_CLAIM = 0.1  # seconds to wait for the right to write the words, before a look at who has it
+_CLAIMS = 50  # looks
 
 
 @final
@@ -118,9 +119,14 @@ class Semaphore(SemaphoreLock):
             self._semaphore.release()
 
     def _replace_holder(self, old: int, new: int) -> None:
-        # A signal handler may use the semaphore while its own thread is in here, or have raised
-        # here and left the claims taken: go on, the words only say who holds it.
-        if not self._claims.acquire(timeout=_CLAIM):
+        for _ in range(_CLAIMS):
+            if self._claims.acquire(timeout=_CLAIM):
+                break
+            # A signal handler may use the semaphore while its own thread is in here, or have raised
+            # here and left the claims taken: go on, the words only say who holds it.
+            if self._claims.holder == os.getpid():
+                return
+        else:
             return
         try:
             holders = self._words.tolist()[HOLDER:]

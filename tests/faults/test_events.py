@@ -232,7 +232,7 @@ def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault
             pool.map(tasks.square, range(5))
         with pytest.raises(InitializerError):
             list(pool.imap(tasks.square, itertools.count()))
-        assert len(path.read_text()) <= 6
+        assert len(path.read_text()) in starts
 
 
 def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Path) -> None:
@@ -242,8 +242,11 @@ def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Pa
         assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
 
 
-@pytest.mark.parametrize("fault", ["SIGKILL", "C exit"])
-def test_workers_die_before_they_are_ready(factory: Factory, method: str, tmp_path: Path, fault: str) -> None:
+# What was killed may have been well: more of those have to die.
+@pytest.mark.parametrize(("fault", "starts"), [("SIGKILL", range(12, 15)), ("C exit", range(3, 7))])
+def test_workers_die_before_they_are_ready(
+    factory: Factory, method: str, tmp_path: Path, fault: str, starts: range
+) -> None:
     path = tmp_path / "calls"
     how = "was killed by SIGKILL" if fault == "SIGKILL" else "ended with exit code 0"
     with factory(2, tasks.count_and_fail, (str(path), fault), context=method) as pool:
@@ -251,7 +254,7 @@ def test_workers_die_before_they_are_ready(factory: Factory, method: str, tmp_pa
             pool.map(tasks.square, range(5))
         with pytest.raises(BrokenPoolError):
             pool.apply(tasks.square, (1,))
-        assert len(path.read_text()) <= 6
+        assert len(path.read_text()) in starts
 
 
 BAD_MAIN = """
