@@ -232,7 +232,7 @@ def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault
             pool.map(tasks.square, range(5))
         with pytest.raises(InitializerError):
             list(pool.imap(tasks.square, itertools.count()))
-        assert len(path.read_text()) in starts
+        assert len(path.read_text()) <= 6
 
 
 def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Path) -> None:
