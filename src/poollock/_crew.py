@@ -142,7 +142,7 @@ class Crew:
         with self._starting:
             try:
                 # All before the first start: what is written to after a fork is copied first.
-                while self._slots and not self._paused:
+                while self._slots and not (self._paused or self.stopped):
                     made.append(self._make(self._slots.pop()))
                 for worker in made:
                     if self.stopped:
