@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing.connection
 import os
 import pickle
 import signal
@@ -585,3 +586,17 @@ def test_what_has_no_room_in_memory_costs_one_worker(pool: LockedPool) -> None:
         pool.apply(tasks.write_to_own_pipe, (0,))
     assert others.get() == [x * x for x in range(100)]
     assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+
+
+def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str) -> None:
+    """All of it counts, though the pool sees its end and only the beginning of its result at once."""
+    with factory(1, maxtasksperchild=1, context=method) as pool:
+        dispatcher = pool._channel._dispatcher
+        wait_until(lambda: bool(dispatcher._idle))
+        (worker,) = dispatcher.workers
+        go_on = threading.Event()
+        pool._channel.post(go_on.wait)  # the result handler does nothing else meanwhile
+        result = pool.apply_async(bytes, (100_000,))
+        multiprocessing.connection.wait([worker.death])
+        go_on.set()
+        assert result.get() == bytes(100_000)
