@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import unittest
 from typing import Any
@@ -45,6 +46,7 @@ def with_locked_pool(name: str, method: str) -> type[unittest.TestCase]:
             for patch in cls.patches:
                 patch.stop()
             multiprocessing.set_start_method(cls.before, force=True)
+            gc.collect()  # a lock that was made with a mocked context must not be sent to other pools
 
         Pool = staticmethod(poollock.locked_pool)
         Process = staticmethod(multiprocessing.Process)
