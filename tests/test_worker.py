@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import children, wait_until
+from conftest import children, open_files, wait_until
 from poollock import BaseLock, LockedPool, locked_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signal masks and groups are POSIX")
@@ -141,3 +141,11 @@ def test_other_processes_of_the_program_can_be_interrupted(method: str, tmp_path
     program.write_text(BESIDE)
     done = subprocess.run([sys.executable, str(program), method], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_a_worker_has_no_other_pipe_than_its_own(method: str) -> None:
+    with locked_pool(4, context=method) as pool:
+        found = dict(pool.map(tasks.sockets, range(200), chunksize=1))
+        ours = open_files()
+        own = [link for links in found.values() for link in links if link not in ours]
+        assert len(own) == len(set(own)) == len(found)

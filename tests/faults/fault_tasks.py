@@ -231,6 +231,12 @@ def take_unsigned(lock: Any) -> None:
     kill()
 
 
+def die_signing(_: int) -> None:
+    """Die in the middle of signing for a task."""
+    next(iter(_worker._open))._claims.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def write_to_own_pipe(_: int) -> NoReturn:
     """Send the pool what no memory has room for."""
     while True:

@@ -600,3 +600,10 @@ def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str) -> No
         multiprocessing.connection.wait([worker.death])
         go_on.set()
         assert result.get() == bytes(100_000)
+
+
+def test_worker_dies_while_it_signs_for_a_task(factory: Factory, method: str) -> None:
+    with factory(1, context=method) as pool:
+        with pytest.raises(WorkerDiedError):
+            pool.apply(tasks.die_signing, (0,))
+        assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
