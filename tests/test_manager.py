@@ -20,7 +20,7 @@ import pytest
 import tasks
 from conftest import running, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
-from poollock._manager import LockManager
+from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
 
 
@@ -351,3 +351,14 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
         wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc]
     assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
     assert "Traceback" not in errors.read_text()
+
+
+def test_what_was_taken_back_is_not_taken_from_another() -> None:
+    """As when a worker is killed while it waits: its grant is withdrawn, and the answer cannot be sent."""
+    lock = _ServedLock(1, bounded=True)
+    client: Any = object()
+    assert lock.acquire(client, 1, (1, 0), True, None)
+    assert not lock.take_back((2, 0))
+    with pytest.raises(ValueError, match="released too many times"):
+        lock.release(client, (2, 0))
+    assert lock.state(client) == (0, (1,), False)

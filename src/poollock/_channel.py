@@ -232,6 +232,8 @@ class Channel:
         self.post(partial(self._watch_writing_now, worker))
 
     def _watch_writing_now(self, worker: Worker) -> None:
+        if worker not in self._dispatcher.workers:  # it has ended meanwhile
+            return
         if worker.outgoing and worker.sock in self._selector.get_map():
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
@@ -250,7 +252,10 @@ class Channel:
         except OSError:
             goes_on = False
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises: it costs this worker alone
-            worker.doomed = f"what it sent cannot be read in {describe()}: {type(error).__name__}: {error}"
+            if worker.ready:
+                worker.doomed = (
+                    f"what it sent cannot be read in {describe()}: {type(error).__name__}: {error}"
+                )
             worker.process.kill()
             goes_on = False
         if not goes_on:
@@ -304,11 +309,11 @@ class Channel:
         if worker.death >= 0:
             self._selector.unregister(worker.death)
         pid = worker.process.pid
-        task = self._dispatcher.remove(worker)
+        tasks = self._dispatcher.remove(worker)
         code = exit_code(worker.process)
         held = self._reclaimer.reclaim(pid)
         self._crew.remove(worker)
-        if task is not None:
+        for task in tasks:
             error = WorkerDiedError(pid, code, self._outcomes.name(task), held, worker.doomed)
             self._outcomes.set([(task.job, task.index, (False, error))])
         if worker.ready or worker.doomed:

@@ -47,13 +47,13 @@ class Worker:
     def __init__(self, slot: Slot, maxtasks: int | None) -> None:
         self.slot = slot
         self.maxtasks = min(maxtasks or _MAX_NUMBER, _MAX_NUMBER)
+        self.death = -1  # a descriptor that is readable once the worker has ended
         self.sock, worker_sock = socket.socketpair()
         _workers.add(self)
         self.sock.settimeout(0)
         self.end = WorkerEnd(worker_sock, slot.words, slot.claims)
         self.reader = FrameReader(self.sock)
         self.process: Any = None
-        self.death = -1  # a descriptor that is readable once the worker has ended
         self.ready = False
         self.doomed = ""  # why the pool itself ends it
         self.running: deque[Task] = deque()  # what it has, in order; it runs the first
@@ -137,27 +137,34 @@ class Crew:
 
     def fill(self) -> tuple[list[Worker], Exception | None]:
         """Start the workers that are missing; return them, and why there are not more."""
-        made: list[Worker] = []
         started: list[Worker] = []
         with self._starting:
+            # All before the first start: what is written to after a fork is copied first.
+            made, error = self._make_all()
             try:
-                # All before the first start: what is written to after a fork is copied first.
-                while self._slots and not (self._paused or self.stopped):
-                    made.append(self._make(self._slots.pop()))
                 for worker in made:
                     if self.stopped:
                         break
                     worker.start()
                     self.processes.append(worker.process)
                     started.append(worker)
-            except Exception as error:  # noqa: BLE001 - for the caller to raise or to tell
-                return started, error
+            except Exception as why:  # noqa: BLE001 - for the caller to raise or to tell
+                error = why
             finally:
                 for worker in made[len(started) :]:
                     worker.close()
                     worker.end.sock.close()
                     self._slots.append(worker.slot)
-        return started, None
+        return started, error
+
+    def _make_all(self) -> tuple[list[Worker], Exception | None]:
+        made: list[Worker] = []
+        try:
+            while self._slots and not (self._paused or self.stopped):
+                made.append(self._make(self._slots.pop()))
+        except Exception as error:  # noqa: BLE001 - no descriptor is left: the others are of use
+            return made, error
+        return made, None
 
     def _make(self, slot: Slot) -> Worker:
         try:

@@ -212,15 +212,15 @@ class Dispatcher:
         # Those of another worker, returned before, may be older.
         self._backlog = deque(sorted(self._backlog, key=attrgetter("turn")))
 
-    def remove(self, worker: Worker) -> Task | None:
-        """Forget *worker*, which has ended; return the task that it had begun, if any."""
+    def remove(self, worker: Worker) -> list[Task]:
+        """Forget *worker*, which has ended; return what it had begun, as far as it has not been answered."""
         with self._lock:
             self._idle.pop(worker, None)
             self.workers.remove(worker)
             self._return(worker, worker.slot.words.view[BEGUN])
             self._feed_idle()
             worker.close()  # under the lock: nobody is to write to a descriptor that is reused by then
-            return worker.running[0] if worker.running else None
+            return list(worker.running)
 
     def close(self) -> None:
         """Drop what is kept, and whatever comes."""

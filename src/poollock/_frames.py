@@ -71,7 +71,7 @@ class FrameReader:
     @property
     def begun(self) -> int:
         """The number of the frame that has arrived in part, if it is a long one; else 0."""
-        if self._length <= _ROOM:
+        if self._length - HEADER.size <= _ROOM:
             return 0
         _, number = HEADER.unpack_from(self._view, self._start)
         return int(number)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ._base import BaseLock
 from ._errors import PoolLockError
-from ._process import describe, parent_is_gone, parent_pid, resolve_context
+from ._process import dead_parent, describe, resolve_context
 from ._words import SharedWords, shared_words
 
 if sys.version_info >= (3, 12):
@@ -98,9 +98,10 @@ def wait_for(semaphore: Any, words: memoryview[int]) -> None:
         PoolLockError: The parent of this process has it and has ended: nobody is left to free it.
     """
     while not semaphore.acquire(True, _LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
-        if parent_is_gone() and parent_pid() in words[HOLDER:]:
+        parent = dead_parent()
+        if parent and {*words[HOLDER:]} - {0} == {parent}:
             raise PoolLockError(
-                f"{describe()} waits for a lock that the process of the pool, pid {parent_pid()}, "
+                f"{describe()} waits for a lock that the process of the pool, pid {parent}, "
                 "had when it was killed"
             )
 

@@ -61,19 +61,28 @@ class _ServedLock:
 
     def release(self, _client: Connection, grant: tuple[int, int] | None) -> None:
         """Give a grant back; without one, anybody's, as multiprocessing allows."""
-        if not any(self._grants.pop(taken, None) for taken in [grant, *self._grants]):
-            if self._bounded:
-                raise ValueError("semaphore or lock released too many times")
+        if any(map(self.take_back, [grant] if grant else list(self._grants))):
+            return
+        if self._bounded:
+            raise ValueError("semaphore or lock released too many times")
+        if not grant:
             self._value += 1
+            self._lock.release()
+
+    def take_back(self, grant: tuple[int, int]) -> bool:
+        """Take a grant back, if it has not been; return whether it had not."""
+        if not self._grants.pop(grant, None):
+            return False
         self._lock.release()
+        return True
 
     def withdraw(self, client: Connection) -> None:
         """Take back what *client* has, whose connection ended."""
         for grant, (owner, pid) in list(self._grants.items()):
-            if owner is client and self._grants.pop(grant, None):
-                self._withdrawn.add(pid)
-                self._abandoned = True
-                self._lock.release()
+            if owner is client:
+                self._abandoned = True  # before the next one has it
+                if self.take_back(grant):
+                    self._withdrawn.add(pid)
 
     def reclaim(self, _client: Connection, pid: int) -> bool:
         """Take back what the process *pid*, which has died, has; return whether it died having it."""
@@ -114,7 +123,7 @@ class _LockServer(Server):
                     conn.send(reply)
                 except OSError:
                     if method == "acquire" and reply[1:] == (True, True):  # it ended waiting, not holding
-                        lock.release(conn, args[1])
+                        lock.take_back(args[1])
                     raise
         except (EOFError, OSError):
             pass

@@ -62,12 +62,6 @@ def describe_exit(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
-def parent_pid() -> int | None:
-    """Return the pid of the process that started this one with multiprocessing, if one did."""
-    parent = multiprocessing.parent_process()
-    return parent.pid if parent is not None else None
-
-
 def parent_is_gone() -> bool:
     """Return whether the process that started this one has ended.
 
@@ -77,6 +71,16 @@ def parent_is_gone() -> bool:
     """
     parent = multiprocessing.parent_process()
     return parent is not None and (os.getppid() != _first_parent or not parent.is_alive())
+
+
+def dead_parent() -> int:
+    """Return the pid of the process that started this one with multiprocessing, if it has ended; else 0."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent_is_gone():
+        return 0
+    if _first_parent != parent.pid and parent.is_alive():  # a worker has forked this one, and ended
+        return 0
+    return parent.pid or 0
 
 
 def _after_fork() -> None:

@@ -58,3 +58,5 @@ class Reclaimer:
         with suppress(ValueError):  # somebody else has freed it
             lock._repair()
         del self._unsigned[lock]
+        if lock._is_unsigned():  # only a part of it was repaired
+            self._unsigned[lock] = 0.0

@@ -95,27 +95,36 @@ class Semaphore(SemaphoreLock):
     @override
     def _reclaim(self, pid: int) -> bool:
         self._claims._reclaim(pid)
-        count = self.holders.count(pid)
-        for _ in range(count):
-            self._words[ABANDONED] = 1
-            self._replace_holder(pid, 0)
-            self._semaphore.release()
-        return count > 0
+        claimed = self._claims.acquire(timeout=_CLAIM)  # in vain if they are lost themselves
+        try:
+            places = [place for place, holder in enumerate(self._words) if place >= HOLDER and holder == pid]
+            for place in places:
+                self._words[ABANDONED] = 1
+                self._words[place] = 0
+                self._semaphore.release()
+        finally:
+            if claimed:
+                self._claims.release()
+        return bool(places)
 
-    @override
-    def _is_unsigned(self) -> bool:
+    def _lost(self) -> int:
         try:
             free = self.get_value()
         except NotImplementedError:  # macOS
             free = 0 if self.locked() else self._value
-        return self._claims._is_unsigned() or free + len(self.holders) < self._value
+        return max(0, self._value - free - len(self.holders))
+
+    @override
+    def _is_unsigned(self) -> bool:
+        return self._claims._is_unsigned() or self._lost() > 0
 
     @override
     def _repair(self) -> None:
+        self._words[ABANDONED] = 1
         if self._claims._is_unsigned():
             self._claims._repair()
-        while self._is_unsigned():
-            self._words[ABANDONED] = 1
+            return  # who waits for them may have a place, and will sign for it
+        for _ in range(self._lost()):
             self._semaphore.release()
 
     def _replace_holder(self, old: int, new: int) -> None:
