@@ -357,7 +357,7 @@ def test_what_was_taken_back_is_not_taken_from_another() -> None:
     """As when a worker is killed while it waits: its grant is withdrawn, and the answer cannot be sent."""
     lock = _ServedLock(1, bounded=True)
     client: Any = object()
-    assert lock.acquire(client, 1, (1, 0), True, None)
+    assert lock.acquire(client, 1, (1, 0), block=True, timeout=None)
     assert not lock.take_back((2, 0))
     with pytest.raises(ValueError, match="released too many times"):
         lock.release(client, (2, 0))
