@@ -11,9 +11,11 @@ from ._errors import (
     PoolLockError,
     WorkerDiedError,
 )
-from ._locks import Lock, RLock
+from ._factories import locked_pool, manager_locked_pool
+from ._locks import Lock
 from ._logwriter import LockedLogWriter
-from ._pool import LockedPool, locked_pool, manager_locked_pool
+from ._pool import LockedPool
+from ._rlock import RLock
 from ._semaphore import Semaphore
 
 __all__ = [

@@ -7,7 +7,6 @@ import pickle
 import queue
 import selectors
 import socket
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,12 +17,13 @@ from typing import Any
 
 from ._crew import Crew, Worker
 from ._dispatch import Dispatcher, Task
-from ._errors import InitializerError, WorkerDiedError
-from ._outcomes import Outcome, Outcomes, report
+from ._errors import WorkerDiedError
+from ._failures import initializer_failed, pool_ended, starts_failed
+from ._outcomes import Outcomes, report
 from ._pickling import dump_task
 from ._process import describe, describe_exit, exit_code
 from ._reclaim import INTERVAL, Reclaimer
-from ._standard import RemoteTraceback, helper_reraises_exception
+from ._standard import helper_reraises_exception
 
 _STARTS = 3  # workers in a row that may end before they are ready
 _KILLED_STARTS = 12  # the same for those that were killed: perhaps nothing is wrong with them
@@ -136,7 +136,7 @@ class Channel:
 
     def fail_all(self) -> None:
         """Give an error to whoever waits, after the result handler has ended."""
-        self._outcomes.fail_all(_ended, at_once=True)
+        self._outcomes.fail_all(pool_ended, at_once=True)
 
     # The result handler.
 
@@ -153,7 +153,7 @@ class Channel:
                 worker.process.kill()
         finally:
             self.over = True
-            self._outcomes.fail_all(_ended)
+            self._outcomes.fail_all(pool_ended)
             self.abandon()
             self._outcomes.close()
 
@@ -199,7 +199,7 @@ class Channel:
         if self._terminating and self._kill_at is None:
             self._crew.stop()
             self._dispatcher.close()
-            self._outcomes.fail_all(_ended)
+            self._outcomes.fail_all(pool_ended)
             for worker in self._dispatcher.workers:
                 worker.doomed = "the pool was terminated"
                 worker.process.terminate()
@@ -209,7 +209,7 @@ class Channel:
                 worker.process.kill()
         elif no_more and not self._leaving:
             if self._outcomes.awaited() and self._dispatcher.is_empty() and not self._outcomes.pending:
-                self._outcomes.fail_all(_ended)  # the pool was closed before their tasks were seen
+                self._outcomes.fail_all(pool_ended)  # the pool was closed before their tasks were seen
             if not self._outcomes.awaited():
                 self._leaving = True
                 self._crew.stop()
@@ -232,9 +232,8 @@ class Channel:
         self.post(partial(self._watch_writing_now, worker))
 
     def _watch_writing_now(self, worker: Worker) -> None:
-        if worker not in self._dispatcher.workers:  # it has ended meanwhile
-            return
-        if worker.outgoing and worker.sock in self._selector.get_map():
+        has_not_ended = worker in self._dispatcher.workers and worker.sock in self._selector.get_map()
+        if has_not_ended and worker.outgoing:
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
     def _read(self, worker: Worker) -> bool:
@@ -265,7 +264,7 @@ class Channel:
             return False
         tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
         self._outcomes.set(
-            [self._outcome(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
+            [self._outcomes.load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
         )
         return True
 
@@ -276,29 +275,6 @@ class Channel:
         else:
             worker.ready = True
             self._crew.failures = 0
-
-    def _outcome(self, task: Task, payload: memoryview) -> Outcome:
-        try:
-            success, value, left = pickle.loads(payload)
-        except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
-            failure = pickle.UnpicklingError(
-                f"the result of {self._outcomes.name(task)} cannot be unpickled in {describe()}: "
-                f"{type(error).__name__}: {error}"
-            )
-            failure.__cause__ = error
-            success, value, left = False, failure, None
-        if left:
-            self._warn(task, left)
-        return task.job, task.index, (success, value)
-
-    def _warn(self, task: Task, left: list[str]) -> None:
-        try:
-            message = (
-                f"{self._outcomes.name(task)} ended while it held {', '.join(left)}, which has been released"
-            )
-            warnings.warn(message, RuntimeWarning, 2)
-        except BaseException:  # noqa: BLE001 - warnings may be errors here
-            report()
 
     def _bury(self, worker: Worker) -> None:
         """Learn that *worker* has ended: its results are in, its tasks go to others."""
@@ -332,9 +308,9 @@ class Channel:
             return
         self._crew.stop()
         self._broken = (
-            partial(_initializer_error, self._cause)
+            partial(initializer_failed, self._cause)
             if self._cause
-            else partial(_broken, self._crew.failures, how)
+            else partial(starts_failed, self._crew.failures, how)
         )
         self._outcomes.fail_all(self._broken)
         self._dispatcher.close()
@@ -343,16 +319,17 @@ class Channel:
 
     def _look_for_lost_locks(self) -> None:
         lost = self._reclaimer.lost(monotonic())
-        if lost and not self._purging:
+        if self._purging:
+            if self._crew.is_empty():
+                for lock in lost:
+                    self._reclaimer.repair(lock)
+                self._purging = False
+                self._crew.resume()
+        elif lost:
             self._purging = True
             self._crew.pause()
             for worker in self._dispatcher.workers:
                 self._sacrifice(worker)
-        if self._purging and self._crew.is_empty():
-            for lock in self._reclaimer.lost(monotonic()):
-                self._reclaimer.repair(lock)
-            self._purging = False
-            self._crew.resume()
 
     def _sacrifice(self, worker: Worker) -> None:
         worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
@@ -361,30 +338,6 @@ class Channel:
 
 def _nothing() -> None:
     pass
-
-
-def _broken_pool(message: str) -> Exception:
-    from ._broken import BrokenPoolError  # noqa: PLC0415 - see there
-
-    return BrokenPoolError(message)
-
-
-def _ended() -> Exception:
-    return _broken_pool(f"the pool was closed or terminated in {describe()} before this task was done")
-
-
-def _broken(count: int, how: str) -> Exception:
-    return _broken_pool(
-        f"{count} workers in a row ended before they were ready; the last one {how}. A worker must be able "
-        "to import the main module, and needs memory to start"
-    )
-
-
-def _initializer_error(cause: tuple[str, str]) -> Exception:
-    raised, trace = cause
-    error = InitializerError(f"the initializer of the pool raised {raised} in its workers")
-    error.__cause__ = RemoteTraceback(f'\n"""\n{trace}"""')
-    return error
 
 
 def _leave_to_parent() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import queue
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import groupby
@@ -14,6 +16,7 @@ from typing import Any, TypeAlias, cast
 
 from ._dispatch import Task
 from ._pickling import name_of
+from ._process import describe
 
 # Of which job, which part of it, and that: whether it succeeded, and the result or the error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
@@ -51,6 +54,28 @@ class Outcomes:
         if result is None or isinstance(result, ApplyResult):
             return func
         return f"{func}, {'chunk' if task.is_chunk else 'item'} {task.index}"
+
+    def load(self, task: Task, payload: memoryview) -> Outcome:
+        """Return the outcome of *task* that a worker has sent."""
+        try:
+            success, value, left = pickle.loads(payload)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
+            failure = pickle.UnpicklingError(
+                f"the result of {self.name(task)} cannot be unpickled in {describe()}: "
+                f"{type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+            success, value, left = False, failure, None
+        if left:
+            self._warn(task, left)
+        return task.job, task.index, (success, value)
+
+    def _warn(self, task: Task, left: list[str]) -> None:
+        try:
+            message = f"{self.name(task)} ended while it held {', '.join(left)}, which has been released"
+            warnings.warn(message, RuntimeWarning, 2)
+        except BaseException:  # noqa: BLE001 - warnings may be errors here
+            report()
 
     def set(self, outcomes: Iterable[Outcome]) -> None:
         """Set parts of jobs."""

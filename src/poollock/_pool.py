@@ -1,4 +1,4 @@
-"""LockedPool: a multiprocessing.Pool whose workers share locks; and the two factories."""
+"""LockedPool: a multiprocessing.Pool whose workers share locks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ else:
 
 if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
-
-    from ._manager import LockManager
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -313,28 +311,6 @@ class LockedPool(multiprocessing.pool.Pool):
         return (bind_locks(func, self._locks, shortest) if calls else func), calls
 
 
-class ManagerLockedPool(LockedPool):
-    """A ``LockedPool`` whose locks live in a manager process; see :func:`manager_locked_pool`."""
-
-    _manager: LockManager | None = None
-
-    @override
-    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
-        # Not imported before it is wanted: it takes as long as all the rest.
-        from ._manager import LockManager  # noqa: PLC0415
-        from ._proxies import make_lock  # noqa: PLC0415
-
-        manager = LockManager(ctx)
-        manager.start()
-        self._manager = manager
-        return {name: make_lock(manager, lock) for name, lock in wanted.items()}
-
-    @override
-    def _end_locks(self) -> None:
-        if self._manager is not None:
-            self._manager.shutdown()
-
-
 def _cpu_count() -> int:
     # What the process may use from Python 3.13 on, as for multiprocessing.pool.Pool.
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
@@ -353,69 +329,3 @@ def _end_workers(workers: Iterable[Worker]) -> None:
         worker.process.terminate()
     for worker in workers:
         worker.process.join()
-
-
-def locked_pool(
-    processes: int | None = None,
-    initializer: Callable[..., object] | None = None,
-    initargs: Iterable[Any] = (),
-    maxtasksperchild: int | None = None,
-    *,
-    locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
-    context: BaseContext | str | None = None,
-) -> LockedPool:
-    """Return a pool whose workers share locks that they inherited when they started.
-
-    A task function gets a lock by naming a parameter after it, by ``current_lock()``, or as an
-    argument, ``partial(f, lock=pool.lock)``.
-
-    Args:
-        processes: How many workers; ``None`` is the number of processors.
-        initializer: Called in each worker when it starts, with the locks in place.
-        initargs: The arguments of *initializer*.
-        maxtasksperchild: How many tasks a worker runs before another takes its place;
-            ``None`` is no limit.
-        locks: The names of the locks, each a plain ``Lock``; or a mapping of name to lock.
-            Left out, there is one called ``lock``.
-        context: A multiprocessing context, or the name of a start method; ``None`` is the
-            default context.
-
-    Raises:
-        TypeError: An argument is not of its kind.
-        ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
-            made for another start method.
-    """
-    return LockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
-
-
-def manager_locked_pool(
-    processes: int | None = None,
-    initializer: Callable[..., object] | None = None,
-    initargs: Iterable[Any] = (),
-    maxtasksperchild: int | None = None,
-    *,
-    locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
-    context: BaseContext | str | None = None,
-) -> LockedPool:
-    """Return the same pool as :func:`locked_pool`, with the locks in a manager process.
-
-    The pool starts the process and ends it.  A lock given in *locks* says of which kind the
-    manager's is: use the one in ``pool.locks``, not the one given.
-
-    Args:
-        processes: How many workers; ``None`` is the number of processors.
-        initializer: Called in each worker when it starts, with the locks in place.
-        initargs: The arguments of *initializer*.
-        maxtasksperchild: How many tasks a worker runs before another takes its place;
-            ``None`` is no limit.
-        locks: The names of the locks, each a plain lock; or a mapping of name to lock.
-            Left out, there is one called ``lock``.
-        context: A multiprocessing context, or the name of a start method; ``None`` is the
-            default context.
-
-    Raises:
-        TypeError: An argument is not of its kind.
-        ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
-            made for another start method.
-    """
-    return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)

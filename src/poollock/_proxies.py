@@ -10,9 +10,9 @@ from typing import Any, final
 
 from ._base import BaseLock
 from ._errors import ManagerDiedError
-from ._locks import RLock
 from ._manager import LockManager, ManagerClient, reserve_client
 from ._process import describe
+from ._rlock import RLock
 from ._semaphore import Semaphore
 
 if sys.version_info >= (3, 12):

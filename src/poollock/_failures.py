@@ -1,0 +1,34 @@
+"""The errors that fail all tasks of a pool at once."""
+
+from __future__ import annotations
+
+from ._errors import InitializerError
+from ._process import describe
+from ._standard import RemoteTraceback
+
+
+def pool_ended() -> Exception:
+    """Return the error of a task that the pool did not live to see done."""
+    return _broken_pool(f"the pool was closed or terminated in {describe()} before this task was done")
+
+
+def starts_failed(count: int, how: str) -> Exception:
+    """Return the error of a pool whose workers end before they are ready, or cannot be started."""
+    return _broken_pool(
+        f"{count} workers in a row ended before they were ready; the last one {how}. A worker must be able "
+        "to import the main module, and needs memory to start"
+    )
+
+
+def initializer_failed(cause: tuple[str, str]) -> Exception:
+    """Return the error of a pool whose initializer raised: what, and the worker's traceback."""
+    raised, trace = cause
+    error = InitializerError(f"the initializer of the pool raised {raised} in its workers")
+    error.__cause__ = RemoteTraceback(f'\n"""\n{trace}"""')
+    return error
+
+
+def _broken_pool(message: str) -> Exception:
+    from ._broken import BrokenPoolError  # noqa: PLC0415 - see there
+
+    return BrokenPoolError(message)
