@@ -217,3 +217,13 @@ def _target(fd: str) -> str:
 def give_back_other(semaphore: BaseLock) -> None:
     """Release what another process took, as multiprocessing allows."""
     semaphore.release()
+
+
+def long_record(writer: int, number: int) -> str:
+    """More than a pipe takes in one piece."""
+    return f"{writer}:{number}:{'x' * 7000}"
+
+
+def write_long_records(log: LockedLogWriter, writer: int) -> None:
+    for number in range(20):
+        print(writer, ":", number, ":", "x" * 7000, sep="", file=log)

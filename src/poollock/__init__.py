@@ -1,5 +1,6 @@
 """Locks, and one log file, shared by the workers of a ``multiprocessing`` pool."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._base import BaseLock, current_lock
@@ -25,6 +26,7 @@ __all__ = [
     "Lock",
     "LockNotInstalledError",
     "LockTimeoutError",
+    "LockedLogHandler",
     "LockedLogWriter",
     "LockedPool",
     "ManagerDiedError",
@@ -37,19 +39,20 @@ __all__ = [
     "manager_locked_pool",
 ]
 
+# Imported when they are wanted: what they stand on takes longer to import than all the rest.
+_LATER = {"BrokenPoolError": "._broken", "LockedLogHandler": "._loghandler"}
+
 # A traceback, a repr and a pickle say where a user finds the name.
-for _public in [globals()[_name] for _name in __all__ if _name != "BrokenPoolError"]:
+for _public in [globals()[_name] for _name in __all__ if _name not in _LATER]:
     _public.__module__ = __name__
 
 
 if TYPE_CHECKING:
     from ._broken import BrokenPoolError
+    from ._loghandler import LockedLogHandler
 else:
 
     def __getattr__(name: str) -> Any:
-        # Imported when it is wanted: concurrent.futures takes longer to import than all the rest.
-        if name == "BrokenPoolError":
-            from ._broken import BrokenPoolError  # noqa: PLC0415
-
-            return BrokenPoolError
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER[name], __name__), name)

@@ -19,6 +19,14 @@ def check_count(name: str, count: object, error: type[Exception] = TypeError) ->
         raise ValueError(f"{name} must be at least 1, not {count}")
 
 
+def check_size(name: str, size: object) -> None:
+    """Raise unless *size* is a number from 0 on."""
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{name} must be an int, not {size!r}")
+    if size < 0:
+        raise ValueError(f"{name} must not be negative: {size}")
+
+
 def check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
     """Return name to lock, or to None where a plain one is to be made."""
     if locks is None:

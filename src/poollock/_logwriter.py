@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -9,9 +10,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, TypeVar
+
+from ._arguments import check_size
+from ._console import Console
+from ._logfile import FileOptions, LogFile
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -22,69 +27,10 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-if sys.platform == "win32":  # not run here: the project's machines have Linux
-    import msvcrt
+_Writer = TypeVar("_Writer", bound="LockedLogWriter")
 
-    _FLAGS = os.O_BINARY | os.O_NOINHERIT
-    _FAR = 1 << 62  # a byte that no log reaches: Windows locks forbid others to read what is locked
-
-    def _lock_file(fd: int) -> None:
-        while True:
-            os.lseek(fd, _FAR, os.SEEK_SET)
-            try:
-                msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
-            except PermissionError:  # after ten tries, one a second
-                continue
-            return
-
-    def _unlock_file(fd: int) -> None:
-        os.lseek(fd, _FAR, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
-
-    _FLAGS = os.O_CLOEXEC
-
-    def _lock_file(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-    def _unlock_file(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-class _OpenFile:
-    """This process's own description of the file, and the unfinished records of its threads.
-
-    ``flock`` belongs to the open file description, which threads share: they take the mutex
-    first, again if a signal handler writes in the middle of a write.  A forked child shares it
-    too, and must open the file anew.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS, 0o666)
-        self.unfinished: dict[threading.Thread, list[str]] = {}
-        self._mutex = threading.RLock()
-        self._depth = 0
-
-    def append(self, data: bytes) -> None:
-        with self._mutex:
-            if self.fd < 0:
-                raise ValueError("I/O operation on closed file")
-            self._depth += 1
-            try:
-                _lock_file(self.fd)
-                written = os.write(self.fd, data)
-                while written < len(data):  # the kernel took a part: a signal, or 2 GiB and more
-                    written += os.write(self.fd, data[written:])
-            finally:
-                self._depth -= 1
-                if not self._depth:
-                    _unlock_file(self.fd)
-
-    def close(self) -> None:
-        with self._mutex:  # a descriptor that is closed during a write is soon another file's
-            fd, self.fd = self.fd, -1
-            os.close(fd)
+_CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
+_NEWLINES = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 
 
 class Timer:
@@ -122,59 +68,104 @@ class Timer:
 class LockedLogWriter(io.TextIOBase):
     r"""A text file that any number of processes append to, a whole record at a time.
 
-    A record is what one ``write`` or ``writelines`` gives, up to its last newline.  A piece
-    without a newline waits, for each thread on its own, until the rest of its line arrives or the
-    writer is closed; ``flush`` does not cut it, so close the writer before the process ends.
-    Lines end in ``\n`` on every platform.
+    A record is what one ``write`` or ``writelines`` gives.  Text that does not end in a newline
+    waits, for each thread on its own, until the rest of its line arrives or the writer is closed:
+    what ``print`` writes in pieces is one record.  ``flush`` does not cut it, so close the writer
+    before the process ends.
 
     The writer can be sent to the workers of any pool, as an argument or inside a task function.
     The lock is the operating system's on the file itself (``flock``, ``msvcrt.locking``), which
-    ends with the process that has it.
+    ends with the process that has it.  A file that another program renames or removes is left, and
+    the next record goes to the one that is at *path* then.
 
     Args:
-        path: The file; it is created if it does not exist, and its directory must exist.
-        lock: A lock to hold during each write as well, such as the one that guards the file in
-            other code.
+        path: The file, which is created if it does not exist; its directory must.  Or
+            ``sys.stdout`` or ``sys.stderr``, which is that of each process that writes.
+        lock: A lock to hold during each write as well.  All who write must share it if the file
+            system has no locks.
         encoding: The name of the encoding.
+        errors: What becomes of text that cannot be encoded, as for ``open``.
+        newline: What a newline is written as, as for ``open``.
+        max_bytes: A record that would make the file larger than this goes to a new one, the old
+            one is renamed to ``path.1``, that to ``path.2`` and so on.  A larger record has a file
+            of its own.  0 is no limit.
+        backup_count: How many renamed files are kept.  With 0 there is no limit to the file, as
+            with ``logging.handlers.RotatingFileHandler``.
+        fsync: Whether ``write`` returns only when the record is on the disk.
 
     Raises:
-        OSError: The file cannot be opened.
-        LookupError: There is no such encoding.
-        ValueError: The encoding writes a byte order mark, which belongs at the start of a file only.
+        OSError: The file cannot be opened, or its file system has no locks.
+        LookupError: There is no such encoding, or no such error handler.
+        TypeError: A number is not one.
+        ValueError: A number is negative, *newline* is none that ``open`` knows, or the encoding
+            writes a byte order mark, which belongs at the start of a file only.
+        NotImplementedError: *max_bytes* and *backup_count* are given on Windows.
     """
-
-    _file: _OpenFile | None = None
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | TextIO,
         *,
         lock: AbstractContextManager[Any] | None = None,
         encoding: str = "utf-8",
+        errors: str = "strict",
+        newline: str | None = None,
+        max_bytes: int = 0,
+        backup_count: int = 0,
+        fsync: bool = False,
     ) -> None:
-        if "".encode(encoding):
-            raise ValueError(f"the encoding {encoding!r} would put a byte order mark into each record")
-        # A spawned worker may be in another directory.
-        self._assemble(os.path.abspath(os.fspath(path)), nullcontext() if lock is None else lock, encoding)
+        self._assemble(target_of(path), lock, encoding, errors, newline, max_bytes, backup_count, fsync)
         self._opened()
 
-    def _assemble(self, path: str, lock: AbstractContextManager[Any], encoding: str) -> None:
-        self._path = path
+    def _assemble(self, target: str, lock: AbstractContextManager[Any] | None, *options: Any) -> None:
+        encoding, errors, newline, max_bytes, backup_count, fsync = options
+        if newline not in _NEWLINES:
+            raise ValueError(f"newline must be None, '', '\\n', '\\r' or '\\r\\n', not {newline!r}")
+        line = _NEWLINES[newline]
+        if "".encode(encoding):
+            raise ValueError(f"the encoding {encoding!r} would put a byte order mark into each record")
+        codecs.lookup_error(errors)
+        check_size("max_bytes", max_bytes)
+        check_size("backup_count", backup_count)
+        if max_bytes and backup_count and sys.platform == "win32":
+            raise NotImplementedError("Windows cannot rename a file that other processes have open")
+        if target in _CONSOLES and (max_bytes or fsync):
+            raise ValueError(f"{target} has no size to be limited, and no disk to be on")
+        self._target = target
         self._lock = lock
-        self._encoding = encoding
+        self._options = options
+        self._file_options = FileOptions(
+            newline=line.encode(encoding),
+            ending=line[-1].encode(encoding),
+            max_bytes=max_bytes if backup_count else 0,
+            backup_count=backup_count,
+            fsync=fsync,
+            guarded=lock is not None,
+        )
+        self._encode = _encoder(encoding, errors, line)
+        self._file: LogFile | Console | None = None
         self._opening = threading.Lock()
+        self._unfinished: dict[threading.Thread, list[bytes]] = {}
         _writers.add(self)
 
     @property
     def name(self) -> str:
-        """The path of the file."""
-        return self._path
+        """The path of the file; ``<stdout>`` or ``<stderr>`` for a console."""
+        return self._target
 
     @property
     @override
     def encoding(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] # read-only at run time
         """The name of the encoding."""
-        return self._encoding
+        encoding: str = self._options[0]
+        return encoding
+
+    @property
+    @override
+    def errors(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] # the same
+        """What becomes of text that cannot be encoded."""
+        errors: str = self._options[1]
+        return errors
 
     @override
     def writable(self) -> bool:
@@ -182,36 +173,47 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def fileno(self) -> int:
-        """Return the descriptor of the file in this process.
+        """Return a descriptor of the file in this process, for a child process, say.
+
+        What is written to it goes to the end of the file, without the lock.
 
         Raises:
             ValueError: The writer is closed.
         """
-        return self._opened().fd
+        return self._opened().fileno()
+
+    @override
+    def isatty(self) -> bool:
+        return os.isatty(self.fileno())
 
     @override
     def write(self, text: str, /) -> int:
-        """Write *text*: whole, in one piece, as soon as its line is complete.
+        """Write *text*: whole, in one piece, if it ends its line, else as soon as that ends.
 
         Returns:
             The number of characters.
 
         Raises:
             ValueError: The writer is closed.
-            OSError: The file cannot be written.
+            OSError: The file cannot be written; nothing of the record is left in it.
+            UnicodeEncodeError: *text* cannot be encoded; nothing is written.
         """
-        file = self._opened()
+        if text[-1:] == "\n" and not self._unfinished:
+            self._append(self._encode(text))
+        else:
+            self._put(text)
+        return len(text)
+
+    def _put(self, text: str) -> None:
+        self._opened()
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] # not every caller is checked
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        pieces = file.unfinished.setdefault(threading.current_thread(), [])
-        end, newline, rest = text.rpartition("\n")
-        if newline:
-            data = "".join([*pieces, end, newline]).encode(self._encoding)
-            pieces.clear()  # now that the encoding accepts them
-            self._append_bytes(data)
-        if rest:
-            pieces.append(rest)
-        return len(text)
+        data = self._encode(text)
+        thread = threading.current_thread()
+        if text[-1:] == "\n":
+            self._append(b"".join([*self._unfinished.pop(thread, ()), data]))
+        elif text:
+            self._unfinished.setdefault(thread, []).append(data)
 
     @override
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override] # typeshed: bytes too
@@ -224,7 +226,7 @@ class LockedLogWriter(io.TextIOBase):
         If the block raises, the line is ``LABEL failed after SECONDS: ERROR``, and the exception
         goes on.  A newline in *label* or in the error is written as a space.
         """
-        return Timer(self._append, label)
+        return Timer(lambda line: self._append(self._encode(line)), label)
 
     @override
     def close(self) -> None:
@@ -232,56 +234,96 @@ class LockedLogWriter(io.TextIOBase):
         if self.closed:
             return
         try:
-            if self._file is not None:
-                unfinished = ["".join(pieces) for pieces in self._file.unfinished.values() if pieces]
-                if unfinished:
-                    self._append("".join(f"{text}\n" for text in unfinished))
+            unfinished, self._unfinished = self._unfinished, {}
+            records = [b"".join([*pieces, self._file_options.newline]) for pieces in unfinished.values()]
+            if records:
+                self._append(b"".join(records))
         finally:
             super().close()
-            file, self._file = self._file, None
+            file = self._forget()
             if file is not None:
                 file.close()
 
-    def _append(self, text: str) -> None:
-        self._append_bytes(text.encode(self._encoding))
+    def _open_and_append(self, data: bytes) -> None:
+        self._opened()
+        self._append(data)
 
-    def _append_bytes(self, data: bytes) -> None:
-        with self._lock:
-            self._opened().append(data)
+    # Of a writer that has its file open, the instance has the file's own in its place.
+    _append: Any = _open_and_append
 
-    def _opened(self) -> _OpenFile:
+    def _opened(self) -> LogFile | Console:
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if self._file is None:
             with self._opening:
                 if self._file is None:
-                    self._file = _OpenFile(self._path)
+                    file = self._made()
+                    self._append = file.append if self._lock is None else _within(self._lock, file.append)
+                    self._file = file
         return self._file
 
-    def _after_fork(self) -> None:
-        # Closing the child's descriptor does not end the parent's lock: flock(2).
-        self._opening = threading.Lock()  # a thread of the parent may have had it
+    def _made(self) -> LogFile | Console:
+        if self._target in _CONSOLES:
+            return Console(_CONSOLES[self._target], guarded=self._lock is not None)
+        return LogFile(self._target, self._file_options)
+
+    def _forget(self) -> LogFile | Console | None:
         file, self._file = self._file, None
+        vars(self).pop("_append", None)
+        return file
+
+    def _after_fork(self) -> None:
+        self._opening = threading.Lock()  # a thread of the parent may have had it
+        self._unfinished = {}
+        file = self._forget()
         if file is not None:
-            os.close(file.fd)  # not file.close(): a thread of the parent may have had the mutex
+            file.abandon()  # which does not end the parent's lock: flock(2)
 
     @override
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._path!r}{' closed' if self.closed else ''}>"
+        return f"<{type(self).__name__} {self._target!r}{' closed' if self.closed else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.closed:
             raise ValueError(f"{self!r} cannot be sent to another process")
-        return _received, (type(self), self._path, self._lock, self._encoding)
+        # Opened by the first write: an error here would end a worker of a standard pool.
+        return unopened, (type(self), self._target, self._lock, *self._options)
 
 
-def _received(
-    cls: type[LockedLogWriter], path: str, lock: AbstractContextManager[Any], encoding: str
-) -> LockedLogWriter:
-    # Opened by the first write: an error here would end a worker of a standard pool.
+def unopened(cls: type[_Writer], *arguments: Any) -> _Writer:
+    """Return a writer that opens its file at the first write."""
     writer = cls.__new__(cls)
-    writer._assemble(path, lock, encoding)
+    writer._assemble(*arguments)
     return writer
+
+
+def target_of(path: Any) -> str:
+    """Return what is written to, as another process can know it too: an absolute path, or a console.
+
+    Raises:
+        TypeError: *path* is neither a path nor a console.
+    """
+    for target, name in _CONSOLES.items():
+        if path is getattr(sys, name):
+            return target
+    # A spawned worker may be in another directory.
+    return os.path.abspath(os.fsdecode(path))
+
+
+def _encoder(encoding: str, errors: str, line: str) -> Callable[[str], bytes]:
+    if line != "\n":
+        return lambda text: text.replace("\n", line).encode(encoding, errors)
+    if codecs.lookup(encoding).name == "utf-8" and errors == "strict":
+        return str.encode
+    return lambda text: text.encode(encoding, errors)
+
+
+def _within(lock: AbstractContextManager[Any], append: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def append_within(data: bytes) -> None:
+        with lock:
+            append(data)
+
+    return append_within
 
 
 _writers: weakref.WeakSet[LockedLogWriter] = weakref.WeakSet()

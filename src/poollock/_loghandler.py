@@ -1,0 +1,121 @@
+"""LockedLogHandler: the log of all processes for the logging module; not imported before it is wanted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ._logwriter import LockedLogWriter, target_of, unopened
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+
+class LockedLogHandler(logging.Handler):
+    """``logging.handlers.RotatingFileHandler`` for any number of processes.
+
+    It can be named in a ``logging.config.dictConfig``, ``"class": "poollock.LockedLogHandler"``,
+    and sent to another process.
+
+    Args:
+        path: The file, as for :class:`LockedLogWriter`.
+        mode: ``"a"`` and no other: another process may have written to the file.
+        maxBytes: What ``RotatingFileHandler`` calls *max_bytes*.
+        backupCount: What it calls *backup_count*.
+        encoding: As for ``LockedLogWriter``; ``None`` is UTF-8.
+        delay: Whether the file is opened by the first record.
+        errors: As for ``LockedLogWriter``; ``None`` is ``"strict"``.
+        filename: What ``FileHandler`` calls *path*.
+        lock: As for ``LockedLogWriter``, and so are *newline*, *max_bytes*, *backup_count*
+            and *fsync*.
+
+    Raises:
+        OSError: The file cannot be opened.
+        TypeError: There is no path, or an argument is not of its kind.
+        ValueError: *mode* is another, or an argument is one that ``LockedLogWriter`` refuses.
+    """
+
+    terminator = "\n"
+    __module__ = "poollock"
+
+    def __init__(  # noqa: PLR0917 - RotatingFileHandler's order
+        self,
+        path: str | os.PathLike[str] | None = None,
+        mode: str = "a",
+        maxBytes: int = 0,  # noqa: N803 - so that the class is all that changes in a configuration
+        backupCount: int = 0,  # noqa: N803
+        encoding: str | None = None,
+        delay: bool = False,  # noqa: FBT001, FBT002 - logging's
+        errors: str | None = None,
+        *,
+        filename: str | os.PathLike[str] | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+        newline: str | None = None,
+        max_bytes: int = 0,
+        backup_count: int = 0,
+        fsync: bool = False,
+    ) -> None:
+        super().__init__()
+        path = filename if path is None else path
+        if path is None:
+            raise TypeError("LockedLogHandler needs the path of a file")
+        if mode != "a":
+            raise ValueError(f"mode must be 'a', not {mode!r}: another process may have written to the file")
+        self._arguments = (
+            target_of(path),
+            lock,
+            encoding or "utf-8",
+            errors or "strict",
+            newline,
+            max_bytes or maxBytes,
+            backup_count or backupCount,
+            fsync,
+        )
+        self._writer = unopened(LockedLogWriter, *self._arguments)
+        if not delay:
+            self._writer._opened()
+
+    @override
+    def createLock(self) -> None:
+        # Nothing in a handler needs one: records are formatted at the same time, and the file has its own.
+        self.lock = None
+
+    @override
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit *record* if the filters let it pass; without a lock."""
+        passed: Any = self.filter(record)
+        if passed:
+            # From Python 3.12 on a filter may put another record in its place.
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format *record* and write it, whole."""
+        try:
+            self._writer.write(self.format(record) + self.terminator)
+        except RecursionError:  # as logging.StreamHandler, CPython issue 36272
+            raise
+        except Exception:  # noqa: BLE001 - handleError is for whatever happens here
+            self.handleError(record)
+
+    @override
+    def close(self) -> None:
+        """Close the file; as with ``FileHandler``, a record that comes late opens it again."""
+        super().close()
+        writer, self._writer = self._writer, unopened(LockedLogWriter, *self._arguments)
+        writer.close()
+
+    @property
+    def baseFilename(self) -> str:  # noqa: N802 - FileHandler's
+        """The absolute path of the file."""
+        return self._writer.name
+
+    @override
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.baseFilename} ({logging.getLevelName(self.level)})>"

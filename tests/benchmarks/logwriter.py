@@ -1,0 +1,236 @@
+"""What a record costs in a log of many processes, beside what a user would take instead.
+
+    pip install -e '.[bench]' && python tests/benchmarks/logwriter.py [--rounds N] [--processes 1 4 16]
+
+All of them take turns in each round, so that a busy machine slows all alike.  In each turn every
+process writes its records, and the turn ends when all of them are in the file.  A figure is the
+median over the rounds of the microseconds for one record; in brackets least and most.  The ratios
+are of figures of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from os import stat, write
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from poollock import LockedLogHandler, LockedLogWriter
+
+RECORD = "request 12345 of 20000 cost: 0.012345, as a log line has it\n"
+CONTEXT: Any = multiprocessing.get_context("fork")
+
+
+class Peer(NamedTuple):
+    """Something that writes a log.
+
+    Attributes:
+        name: What the table calls it.
+        make: Called in each process with the path of the log: returns what writes one record.
+        slow: How many times fewer records it writes, so that a round does not last for ever.
+        drain: Called in the main process: returns once all that was written is in the file.
+    """
+
+    name: str
+    make: Callable[[str], Callable[[], object]]
+    slow: int = 1
+    drain: Callable[[int], None] = lambda count: None
+
+
+def ours(path: str, **options: Any) -> Callable[[], object]:
+    log = LockedLogWriter(path, **options)
+    return lambda: log.write(RECORD)
+
+
+def rotating(path: str) -> Callable[[], object]:
+    return ours(path, max_bytes=1 << 20, backup_count=3)
+
+
+def floor(path: str) -> Callable[[], object]:
+    from fcntl import LOCK_EX, LOCK_UN, flock
+
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    data = RECORD.encode()
+
+    def record() -> None:
+        flock(fd, LOCK_EX)
+        stat(path)
+        write(fd, data)
+        flock(fd, LOCK_UN)
+
+    return record
+
+
+def under(lock: Any) -> Callable[[str], Callable[[], object]]:
+    def make(path: str) -> Callable[[], object]:
+        def record() -> None:
+            with lock, open(path, "a", encoding="utf-8") as file:
+                file.write(RECORD)
+
+        return record
+
+    return make
+
+
+def under_filelock(path: str) -> Callable[[], object]:
+    from filelock import FileLock
+
+    return under(FileLock(f"{path}.lock"))(path)
+
+
+def under_portalocker(path: str) -> Callable[[], object]:
+    import portalocker
+
+    def record() -> None:
+        with portalocker.Lock(path, "a", flags=portalocker.LOCK_EX) as file:
+            file.write(RECORD)
+
+    return record
+
+
+def logged(make_handler: Callable[[str], logging.Handler]) -> Callable[[str], Callable[[], object]]:
+    def make(path: str) -> Callable[[], object]:
+        handler = make_handler(path)
+        handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+        logger = logging.Logger("requests", logging.INFO)
+        logger.addHandler(handler)
+        return lambda: logger.info("request %d of %d cost: %.6f, as a log line", 12345, 20000, 0.012345)
+
+    return make
+
+
+def concurrent(path: str) -> logging.Handler:
+    from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+    handler: logging.Handler = ConcurrentRotatingFileHandler(path, "a", 1 << 30, 3)
+    return handler
+
+
+class Listener:
+    """The standard library's way: a queue, and one process that writes for all."""
+
+    def __init__(self, path: str) -> None:
+        self.queue = CONTEXT.Queue()
+        self.handler = logging.FileHandler(path)
+        self.seen = 0
+        self.listener = logging.handlers.QueueListener(self.queue, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        self.listener.start()
+
+    level = 0
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.handler.handle(record)
+        self.seen += 1
+
+    def drain(self, count: int) -> None:
+        while self.seen < count:
+            time.sleep(0.0002)
+        self.seen = 0
+
+
+def peers(directory: Path) -> tuple[list[Peer], Callable[[], None]]:
+    from loguru import logger as loguru
+
+    loguru.remove()
+    loguru.add(directory / "loguru", enqueue=True, format="{message}", context="fork")
+    listener = Listener(str(directory / "listener"))
+    manager = CONTEXT.Manager()
+
+    def end() -> None:
+        loguru.remove()
+        listener.listener.stop()
+        manager.shutdown()
+
+    return [
+        Peer("lock + stat + os.write", floor),
+        Peer("LockedLogWriter.write", ours),
+        Peer("the same, rotating at 1 MiB", rotating),
+        Peer("logging.FileHandler, unsafe", logged(logging.FileHandler)),
+        Peer("LockedLogHandler", logged(LockedLogHandler)),
+        Peer("open, append, close under a Lock", under(CONTEXT.Lock()), 5),
+        Peer("the same under a manager's", under(manager.Lock()), 20),
+        Peer("filelock around an append", under_filelock, 20),
+        Peer("portalocker around an append", under_portalocker, 20),
+        Peer("QueueHandler and listener", logged(lambda _: logging.handlers.QueueHandler(listener.queue)), 10, listener.drain),
+        Peer("concurrent-log-handler", logged(concurrent), 20),
+        Peer("loguru, enqueue=True", lambda _: lambda: loguru.info(RECORD[:-1]), 20, lambda _: loguru.complete()),
+    ], end  # fmt: skip
+
+
+RATIOS = [
+    ("LockedLogWriter.write", "lock + stat + os.write"),
+    ("the same, rotating at 1 MiB", "LockedLogWriter.write"),
+    ("LockedLogHandler", "logging.FileHandler, unsafe"),
+    ("concurrent-log-handler", "LockedLogHandler"),
+    ("loguru, enqueue=True", "LockedLogHandler"),
+]
+
+
+def work(competitors: list[Peer], directory: Path, rounds: int, count: int, barrier: Any) -> None:
+    records = [(peer, peer.make(str(directory / peer.name.replace(" ", "_")))) for peer in competitors]
+    for _ in range(rounds):
+        for peer, record in records:
+            barrier.wait()
+            for _ in range(count // peer.slow):
+                record()
+            barrier.wait()
+
+
+def run(processes: int, rounds: int) -> None:
+    count = 20_000 // processes
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+        directory = Path(name)
+        competitors, end = peers(directory)
+        barrier = CONTEXT.Barrier(processes + 1)
+        workers = [
+            CONTEXT.Process(target=work, args=(competitors, directory, rounds, count, barrier))
+            for _ in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        figures: dict[str, list[float]] = {peer.name: [] for peer in competitors}
+        for _ in range(rounds):
+            for peer in competitors:
+                barrier.wait()
+                start = time.perf_counter()
+                barrier.wait()
+                written = processes * (count // peer.slow)
+                peer.drain(written)
+                figures[peer.name].append((time.perf_counter() - start) / written * 1e6)
+                for file in directory.iterdir():
+                    os.truncate(file, 0)
+        for worker in workers:
+            worker.join()
+        end()
+    print(f"\n{processes} process{'es' if processes > 1 else ''}{'µs a record':>34}")
+    for peer_name, costs in figures.items():
+        print(f"{peer_name:34}{spread(costs, 2)}")
+    for one, other in RATIOS:
+        ratios = [a / b for a, b in zip(figures[one], figures[other], strict=True)]
+        print(f"    {one} / {other}: {spread(ratios, 2)}")
+    sys.stdout.flush()
+
+
+def spread(figures: list[float], digits: int) -> str:
+    middle, least, most = statistics.median(figures), min(figures), max(figures)
+    return f"{middle:10.{digits}f}  [{least:.{digits}f} to {most:.{digits}f}]"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16])
+    options = parser.parse_args()
+    print(f"Python {platform.python_version()}, {multiprocessing.cpu_count()} cores, {platform.platform()}")
+    for number in options.processes:
+        run(number, options.rounds)

@@ -1,0 +1,410 @@
+"""The file under a LockedLogWriter: rotation, what other programs do to it, crashes, and faults."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tasks
+from conftest import wait_until
+from poollock import Lock, LockedLogWriter, LockedPool
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no rotation, no signals")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of the log and of all that it was renamed to, from the oldest on."""
+    files = sorted(path.parent.glob("log*"), key=lambda file: -int(file.suffix[1:] or 0))
+    return [line for file in files for line in file.read_text().splitlines()]
+
+
+def in_child(function: Callable[[], object]) -> int:
+    """Run *function* in a forked process; return how that ended."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+# Rotation.
+
+
+def test_rotates_before_the_record_that_would_not_fit(path: Path) -> None:
+    with LockedLogWriter(path, max_bytes=10, backup_count=2) as log:
+        for text in ("1234\n", "5678\n", "a\n", "long enough\n", "b\n"):
+            log.write(text)
+    assert path.read_text() == "b\n"
+    assert path.with_suffix(".1").read_text() == "long enough\n"
+    assert path.with_suffix(".2").read_text() == "a\n"
+    assert len(list(path.parent.iterdir())) == 3
+
+
+def test_many_processes_rotate(factory: Callable[..., LockedPool], method: str, path: Path) -> None:
+    """Each record is there once, in order for each process, in files that are none too large."""
+    with (
+        factory(4, context=method) as pool,
+        LockedLogWriter(path, max_bytes=500, backup_count=1000) as log,
+    ):
+        pool.starmap(tasks.write_records, [(log, writer, 100) for writer in range(8)], chunksize=1)
+    lines = lines_of(path)
+    assert len(lines) == 800
+    for writer in range(8):
+        mine = [int(line.split(":")[1]) for line in lines if line.startswith(f"{writer}:")]
+        assert mine == list(range(100))
+    for file in path.parent.iterdir():
+        assert file.stat().st_size <= 500 or file.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [{"max_bytes": 4}, {"backup_count": 4}])
+def test_without_size_or_without_backups_it_never_rotates(path: Path, options: dict[str, int]) -> None:
+    with LockedLogWriter(path, **options) as log:  # type: ignore[arg-type]
+        log.write("12345\n")
+        log.write("6\n")
+    assert path.read_text() == "12345\n6\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_killed_between_the_steps_of_a_rotation(path: Path, steps: int) -> None:
+    """The next writer finishes it, and nothing is lost."""
+    with LockedLogWriter(path, max_bytes=2, backup_count=4) as log:
+        for number in range(4):
+            log.write(f"{number}\n")
+
+        def rotate_and_die() -> None:
+            done = 0
+            replace = os.replace
+
+            def replace_some(*names: str) -> None:
+                nonlocal done
+                if done == steps:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                done += 1
+                replace(*names)
+
+            os.replace = replace_some  # type: ignore[assignment]
+            log.write("lost\n")
+
+        assert in_child(rotate_and_die) == -signal.SIGKILL
+        log.write("4\n")
+    assert lines_of(path) == ["0", "1", "2", "3", "4"]
+
+
+def test_killed_between_a_rotation_and_the_new_file(path: Path) -> None:
+    with LockedLogWriter(path, max_bytes=2, backup_count=2) as log:
+        log.write("0\n")
+
+        def rotate_and_die() -> None:
+            os.open = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+            log.write("lost\n")
+
+        log.write("1\n")
+        path.with_suffix(".1").rename(path.with_suffix(".2"))  # what the process has done so far
+        path.rename(path.with_suffix(".1"))
+        assert in_child(rotate_and_die) == -signal.SIGKILL
+        log.write("2\n")
+    assert lines_of(path) == ["0", "1", "2"]
+
+
+def test_others_rename_and_fill_the_file_while_one_rotates(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second rotation must not begin beside the first: it would overwrite what that has renamed."""
+    replace = os.replace
+    others: list[Any] = []
+
+    def replace_after_others(old: str, new: str) -> None:
+        if not others:
+            path.rename(path.parent / "moved")
+            with LockedLogWriter(path) as log:
+                log.write("long enough\n")
+            others.append(
+                subprocess.Popen([
+                    sys.executable,
+                    "-c",
+                    "import sys, poollock\n"
+                    "log = poollock.LockedLogWriter(sys.argv[1], max_bytes=10, backup_count=3)\n"
+                    "log.write('other\\n')",
+                    path,
+                ])
+            )
+            wait_until(lambda: is_waited_for(path.parent) or others[0].poll() is not None)
+        replace(old, new)
+
+    with LockedLogWriter(path, max_bytes=10, backup_count=3) as log:
+        log.write("12345678\n")
+        log.write("abcdefgh\n")
+        monkeypatch.setattr(os, "replace", replace_after_others)
+        log.write("one\n")
+    others[0].wait()
+    found = [line for file in path.parent.iterdir() for line in file.read_text().splitlines()]
+    assert sorted(found) == ["12345678", "abcdefgh", "long enough", "one", "other"]
+
+
+def is_waited_for(path: Path) -> bool:
+    inode = f":{path.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+# What other programs do.
+
+
+def test_follows_a_file_that_was_renamed(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        log.write("1\n")
+        path.rename(path.with_suffix(".1"))
+        log.write("2\n")
+        assert path.read_text() == "2\n"
+        path.rename(path.with_suffix(".0"))
+        path.touch()
+        log.write("3\n")
+    assert path.read_text() == "3\n"
+    assert path.with_suffix(".1").read_text() == "1\n"
+
+
+def test_follows_a_file_that_was_removed(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        log.write("1\n")
+        path.unlink()
+        log.write("2\n")
+    assert path.read_text() == "2\n"
+
+
+def test_goes_on_after_copytruncate(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        log.write("a longer record\n")
+        os.truncate(path, 0)
+        log.write("2\n")
+    assert path.read_text() == "2\n"
+
+
+def test_waits_for_the_lock_of_the_file_that_is_there_now(path: Path) -> None:
+    """One that was renamed while a writer waited for it is not written to."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    with LockedLogWriter(path) as log, path.open() as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        process = multiprocessing.get_context("fork").Process(target=log.write, args=("2\n",))
+        process.start()
+        wait_until(lambda: is_waited_for(path))
+        path.rename(path.with_suffix(".1"))
+        fcntl.flock(first, fcntl.LOCK_UN)
+        process.join()
+    assert path.read_text() == "2\n"
+    assert path.with_suffix(".1").read_text() == ""
+
+
+# Crashes.
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_record_cut_short_gets_a_line_of_its_own(path: Path, encoding: str) -> None:
+    with LockedLogWriter(path, encoding=encoding) as log:
+        log.write("1\n")
+        with path.open("ab") as file:
+            file.write("cut".encode(encoding) + b"\0" * (encoding != "utf-8"))
+        log.write("2\n")
+        log.write("3\n")
+    assert path.read_bytes().decode(encoding).split("\n") == ["1", "cut", "2", "3", ""]
+
+
+def test_process_killed_in_the_middle_of_a_record(path: Path) -> None:
+    """The kernel stops a write of many megabytes when its process is killed."""
+    text = f"{'x' * 50_000_000}\n"
+    with LockedLogWriter(path) as log:
+        log.write("first\n")
+        for _ in range(20):
+            size = path.stat().st_size
+            process = multiprocessing.get_context("fork").Process(target=log.write, args=(text,))
+            process.start()
+            while path.stat().st_size == size and process.is_alive():
+                pass
+            process.kill()
+            process.join()
+            cut = path.stat().st_size - size < len(text)
+            log.write("next\n")
+            assert path.read_bytes()[-6:] == b"\nnext\n"
+            os.truncate(path, 6)
+            if cut:
+                return
+    pytest.skip("each write was faster than the signal")
+
+
+def test_killed_with_a_child_that_was_given_the_descriptor(path: Path) -> None:
+    """The child must not keep the lock."""
+    program = """if True:
+        import os, signal, subprocess, sys
+        import poollock._logfile
+        log = poollock.LockedLogWriter(sys.argv[1])
+        child = subprocess.Popen(["sleep", "60"], stdout=log)
+        print(child.pid, flush=True)
+        def write(fd, data):
+            os.kill(os.getpid(), signal.SIGKILL)
+        poollock._logfile.write = write
+        log.write("lost")
+        log.write("\\n")
+    """
+    died = subprocess.run(
+        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    with LockedLogWriter(path) as log:
+        log.write("next\n")
+    os.kill(int(died.stdout), signal.SIGKILL)
+    assert path.read_text() == "next\n"
+
+
+def test_descriptor_for_others_is_that_of_the_file_that_is_there(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        log.write("1\n")
+        subprocess.run(["echo", "2"], stdout=log, check=True)
+        path.rename(path.with_suffix(".1"))
+        subprocess.run(["echo", "3"], stdout=log, check=True)
+    assert path.with_suffix(".1").read_text() == "1\n2\n"
+    assert path.read_text() == "3\n"
+
+
+# Faults.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount one")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_disk_full(small_disk: Path) -> None:
+    path = small_disk / "log"
+    with LockedLogWriter(path, newline="\r\n") as log:
+        log.write("first\n")
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            log.write(f"{'x' * 100_000}\n")
+        assert path.read_bytes() == b"first\r\n"
+        log.write("next\n")
+    assert path.read_bytes() == b"first\r\nnext\r\n"
+
+
+def test_file_as_large_as_the_process_may_make_it(path: Path) -> None:
+    import resource  # noqa: PLC0415 - not on Windows
+
+    with LockedLogWriter(path) as log:
+        log.write("first\n")
+
+        def write_too_much() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+            with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+                log.write(f"{'x' * 10_000}\n")
+            log.write("next\n")
+
+        assert in_child(write_too_much) == 0
+    assert path.read_text() == "first\nnext\n"
+
+
+def test_interrupted_in_the_middle_of_a_record(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def write_a_part(fd: int, data: bytes) -> int:
+        write(fd, data[:3])
+        raise KeyboardInterrupt
+
+    with LockedLogWriter(path) as log:
+        log.write("first\n")
+        with monkeypatch.context() as patched:
+            patched.setattr("poollock._logfile.write", write_a_part)
+            with pytest.raises(KeyboardInterrupt):
+                log.write("second\n")
+        log.write("third\n")
+    assert path.read_text() == "first\nthird\n"
+
+
+def test_no_permission(path: Path) -> None:
+    path.touch(0o400)
+    path.parent.chmod(0o777)
+
+    def write_as_nobody() -> None:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        with pytest.raises(PermissionError, match="log"):
+            LockedLogWriter(path)
+
+    assert in_child(write_as_nobody) == 0
+
+
+def test_directory_in_the_place_of_the_file(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(IsADirectoryError):
+            log.write("1\n")
+        path.rmdir()
+        log.write("2\n")
+    assert path.read_text() == "2\n"
+
+
+def without_flock(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poollock._logfile.flock", without_flock)
+    with pytest.raises(OSError, match="the file system has no locks; pass a lock") as info:
+        LockedLogWriter(path)
+    assert info.value.errno == errno.ENOLCK
+    assert info.value.filename == str(path)
+    with LockedLogWriter(path, lock=Lock(), max_bytes=5, backup_count=1) as log:
+        log.write("1\n")
+        log.write("long\n")
+    assert path.read_text() == "long\n"
+    assert path.with_suffix(".1").read_text() == "1\n"
+
+
+def test_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record is on the disk when `write` returns, and so is the name of the file."""
+    synced: list[str] = []
+
+    def sync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    fsync = os.fsync
+    monkeypatch.setattr("poollock._logfile.sync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
+    with LockedLogWriter(path, fsync=True, max_bytes=4, backup_count=1) as log:
+        assert synced == [str(path.parent)]
+        log.write("1\n")
+        assert synced.pop() == str(path)
+        log.write("234\n")
+        assert synced[1:] == [f"{path}.1", str(path.parent), str(path)]
+
+
+def test_no_descriptor_is_left(path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with LockedLogWriter(path, max_bytes=1, backup_count=3, fsync=True) as log:
+        for _ in range(10):
+            log.write("x\n")
+            log.fileno()
+    with contextlib.suppress(OSError):
+        LockedLogWriter(path.parent)
+    assert set(os.listdir("/proc/self/fd")) == before
