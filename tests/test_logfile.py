@@ -122,6 +122,13 @@ def test_killed_between_a_rotation_and_the_new_file(path: Path) -> None:
     assert lines_of(path) == ["0", "1", "2"]
 
 
+ROTATE = """if True:
+    import sys, poollock
+    log = poollock.LockedLogWriter(sys.argv[1], max_bytes=10, backup_count=3)
+    log.write("other\\n")
+"""
+
+
 def test_others_rename_and_fill_the_file_while_one_rotates(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,16 +141,7 @@ def test_others_rename_and_fill_the_file_while_one_rotates(
             path.rename(path.parent / "moved")
             with LockedLogWriter(path) as log:
                 log.write("long enough\n")
-            others.append(
-                subprocess.Popen([
-                    sys.executable,
-                    "-c",
-                    "import sys, poollock\n"
-                    "log = poollock.LockedLogWriter(sys.argv[1], max_bytes=10, backup_count=3)\n"
-                    "log.write('other\\n')",
-                    path,
-                ])
-            )
+            others.append(subprocess.Popen([sys.executable, "-c", ROTATE, path]))
             wait_until(lambda: is_waited_for(path.parent) or others[0].poll() is not None)
         replace(old, new)
 
@@ -271,6 +269,7 @@ def test_killed_with_a_child_that_was_given_the_descriptor(path: Path) -> None:
 
 
 def test_descriptor_for_others_is_that_of_the_file_that_is_there(path: Path) -> None:
+    log: Any  # for typeshed, subprocess takes a descriptor or an IO[str]
     with LockedLogWriter(path) as log:
         log.write("1\n")
         subprocess.run(["echo", "2"], stdout=log, check=True)

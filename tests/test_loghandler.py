@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     """A logger whose handlers are closed in the end."""
-    made = logging.Logger("test")
+    made = logging.Logger("test")  # noqa: LOG001 - for one test alone
     yield made
     for handler in made.handlers:
         handler.close()
@@ -67,7 +67,7 @@ def test_in_a_configuration(path: Path) -> None:
     logging.config.dictConfig(configuration(path, maxBytes=60, backupCount=2, encoding="latin-1"))
     for number in range(5):
         logging.getLogger("requests").info("request é %d", number)
-    logging.debug("not this one")
+    logging.getLogger("requests").debug("not this one")
     (handler,) = logging.getLogger().handlers
     assert isinstance(handler, LockedLogHandler)
     assert repr(handler) == f"<LockedLogHandler {path} (INFO)>"

@@ -47,6 +47,8 @@ class Console:
                     self._busy = False
                     self._lock(LOCK_UN)
 
+    append_in_turn = append
+
     def _lock(self, operation: int) -> None:
         if not self._guarded:
             lockf(self._fd, operation)

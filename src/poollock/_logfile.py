@@ -48,10 +48,31 @@ class LogFile:
     cut short, or a rotation half done, and goes on from there.
     """
 
+    __slots__ = (
+        "_backup_count",
+        "_busy",
+        "_device",
+        "_encoded_path",
+        "_ending",
+        "_fd",
+        "_flock",
+        "_fsync",
+        "_inode",
+        "_limit",
+        "_mutex",
+        "_newline",
+        "_others_fd",
+        "_path",
+        "_size",
+        "_width",
+    )
+
     def __init__(self, path: str, options: FileOptions) -> None:
         self._path = path
+        self._encoded_path = os.fsencode(path)  # which stat would do each time
         self._newline = options.newline
         self._ending = options.ending
+        self._width = len(options.ending)
         self._backup_count = options.backup_count
         self._limit = options.max_bytes or sys.maxsize
         self._fsync = options.fsync
@@ -64,44 +85,45 @@ class LogFile:
         self._flock: Callable[[int, int], None] = flock
         self._check_locks(options.guarded)
 
+    def append_in_turn(self, data: bytes) -> None:
+        """Do what ``append`` does, in a process that has other threads."""
+        with self._mutex:
+            self.append(data)
+
     def append(self, data: bytes) -> None:
         """Write one record, whole, at the end of what is the file now."""
-        with self._mutex:
-            nested, self._busy = self._busy, True  # a signal handler must leave the lock to the outer write
-            lock = self._flock
-            fd = self._fd
+        nested, self._busy = self._busy, True  # a signal handler must leave the lock to the outer write
+        fd = self._fd
+        try:
+            self._flock(fd, LOCK_EX)
             try:
-                lock(fd, LOCK_EX)
-                try:
-                    status = stat(self._path)
-                except FileNotFoundError:
-                    status = _NO_FILE
-                size = status.st_size
-                length = len(data)
-                if (
-                    size != self._size
-                    or size + length > self._limit
-                    or status.st_ino != self._inode
-                    or status.st_dev != self._device
-                ):
-                    size, newline = self._prepare(length)
-                    data = newline + data
+                status = stat(self._encoded_path)
+            except FileNotFoundError:
+                status = _NO_FILE
+            size = status.st_size
+            length = len(data)
+            if status.st_ino != self._inode or status.st_dev != self._device or size + length > self._limit:
+                size = self._prepare(length)
+            if size != self._size:  # somebody else has written
+                self._size = size
+                width = self._width
+                if size and pread(fd, width, size - width if size > width else 0) != self._ending:
+                    data = self._mend() + data
                     length = len(data)
-                    self._size = size
-                try:
-                    written = write(fd, data)
-                    while written != length:  # a full disk takes a part, and refuses the rest
-                        written += write(fd, data[written:])
-                except BaseException:
-                    self._take_back(length)
-                    raise
-                self._size += length
-            finally:
-                if not nested:
-                    self._busy = False
-                    lock(fd, LOCK_UN)
-            if self._fsync:
-                sync(fd)
+            try:
+                written = write(fd, data)
+                while written != length:  # a full disk takes a part, and refuses the rest
+                    written += write(fd, data[written:])
+            except BaseException:
+                self._take_back(length)
+                raise
+            self._size += length
+        finally:
+            if not nested:
+                self._busy = False
+                self._flock(fd, LOCK_UN)
+        if self._fsync:
+            sync(fd)
 
     def fileno(self) -> int:
         """Return a descriptor for others to write to.
@@ -161,19 +183,13 @@ class LogFile:
                 return
             self.abandon()
             if error.errno in _NO_LOCKS:
-                reason = (
-                    f"{error.strerror}: the file system has no locks; pass a lock that all writers share"
-                )
+                reason = f"{error.strerror}: the file system has no locks; pass a lock that all writers share"
                 raise OSError(error.errno, reason, self._path) from None
             raise
         flock(self._fd, LOCK_UN)
 
-    def _prepare(self, length: int) -> tuple[int, bytes]:
-        """Make sure that this is the file at the path, that *length* bytes fit, and that a line can begin.
-
-        Returns:
-            The file's size, and what is to be written before the record.
-        """
+    def _prepare(self, length: int) -> int:
+        """Make sure that this is the file at the path, and that *length* bytes fit; return its size."""
         while True:
             if not self._is_at_path(self._fd):
                 self._flock(self._fd, LOCK_UN)  # a child that is just being forked may keep the file open
@@ -183,15 +199,16 @@ class LogFile:
                 continue
             size = os.fstat(self._fd).st_size
             if not size or size + length <= self._limit:
-                break
+                return size
             self._rotate()
-        width = len(self._ending)
-        if not size or size == self._size or pread(self._fd, width, max(0, size - width)) == self._ending:
-            return size, b""
-        part = size % width  # of a character of several bytes
+
+    def _mend(self) -> bytes:
+        """Return what ends the record at the end of the file, which was cut short."""
+        part = self._size % self._width  # of a character of several bytes
         if part:
-            os.ftruncate(self._fd, size - part)
-        return size - part, self._newline
+            self._size -= part
+            os.ftruncate(self._fd, self._size)
+        return self._newline
 
     def _is_at_path(self, fd: int) -> bool:
         try:

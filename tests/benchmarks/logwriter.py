@@ -1,6 +1,7 @@
 """What a record costs in a log of many processes, beside what a user would take instead.
 
     pip install -e '.[bench]' && python tests/benchmarks/logwriter.py [--rounds N] [--processes 1 4 16]
+    python tests/benchmarks/logwriter.py --rounds 25 -- Locked "os.write"  # those with that in their names
 
 All of them take turns in each round, so that a busy machine slows all alike.  In each turn every
 process writes its records, and the turn ends when all of them are in the file.  A figure is the
@@ -21,6 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from fcntl import LOCK_EX, LOCK_UN, flock
+from functools import partial
+from importlib import import_module
 from os import stat, write
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,12 +48,12 @@ class Peer(NamedTuple):
     name: str
     make: Callable[[str], Callable[[], object]]
     slow: int = 1
-    drain: Callable[[int], None] = lambda count: None
+    drain: Callable[[int], None] = lambda _: None
 
 
 def ours(path: str, **options: Any) -> Callable[[], object]:
     log = LockedLogWriter(path, **options)
-    return lambda: log.write(RECORD)
+    return partial(log.write, RECORD)
 
 
 def rotating(path: str) -> Callable[[], object]:
@@ -57,8 +61,6 @@ def rotating(path: str) -> Callable[[], object]:
 
 
 def floor(path: str) -> Callable[[], object]:
-    from fcntl import LOCK_EX, LOCK_UN, flock
-
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     data = RECORD.encode()
 
@@ -83,13 +85,11 @@ def under(lock: Any) -> Callable[[str], Callable[[], object]]:
 
 
 def under_filelock(path: str) -> Callable[[], object]:
-    from filelock import FileLock
-
-    return under(FileLock(f"{path}.lock"))(path)
+    return under(import_module("filelock").FileLock(f"{path}.lock"))(path)
 
 
 def under_portalocker(path: str) -> Callable[[], object]:
-    import portalocker
+    portalocker = import_module("portalocker")
 
     def record() -> None:
         with portalocker.Lock(path, "a", flags=portalocker.LOCK_EX) as file:
@@ -102,17 +102,27 @@ def logged(make_handler: Callable[[str], logging.Handler]) -> Callable[[str], Ca
     def make(path: str) -> Callable[[], object]:
         handler = make_handler(path)
         handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
-        logger = logging.Logger("requests", logging.INFO)
+        logger = logging.Logger("requests", logging.INFO)  # noqa: LOG001 - for this process and peer alone
         logger.addHandler(handler)
         return lambda: logger.info("request %d of %d cost: %.6f, as a log line", 12345, 20000, 0.012345)
 
     return make
 
 
-def concurrent(path: str) -> logging.Handler:
-    from concurrent_log_handler import ConcurrentRotatingFileHandler
+def logged_by(loguru: Any) -> Callable[[str], Callable[[], object]]:
+    return lambda _: partial(loguru.info, RECORD[:-1])
 
-    handler: logging.Handler = ConcurrentRotatingFileHandler(path, "a", 1 << 30, 3)
+
+def wait_for(loguru: Any) -> Callable[[int], None]:
+    def drain(_: int) -> None:
+        loguru.complete()
+
+    return drain
+
+
+def concurrent(path: str) -> logging.Handler:
+    module = import_module("concurrent_log_handler")
+    handler: logging.Handler = module.ConcurrentRotatingFileHandler(path, "a", 1 << 30, 3)
     return handler
 
 
@@ -132,6 +142,9 @@ class Listener:
         self.handler.handle(record)
         self.seen += 1
 
+    def sender(self, _: str) -> logging.Handler:
+        return logging.handlers.QueueHandler(self.queue)
+
     def drain(self, count: int) -> None:
         while self.seen < count:
             time.sleep(0.0002)
@@ -139,8 +152,7 @@ class Listener:
 
 
 def peers(directory: Path) -> tuple[list[Peer], Callable[[], None]]:
-    from loguru import logger as loguru
-
+    loguru = import_module("loguru").logger
     loguru.remove()
     loguru.add(directory / "loguru", enqueue=True, format="{message}", context="fork")
     listener = Listener(str(directory / "listener"))
@@ -161,10 +173,10 @@ def peers(directory: Path) -> tuple[list[Peer], Callable[[], None]]:
         Peer("the same under a manager's", under(manager.Lock()), 20),
         Peer("filelock around an append", under_filelock, 20),
         Peer("portalocker around an append", under_portalocker, 20),
-        Peer("QueueHandler and listener", logged(lambda _: logging.handlers.QueueHandler(listener.queue)), 10, listener.drain),
+        Peer("QueueHandler and listener", logged(listener.sender), 10, listener.drain),
         Peer("concurrent-log-handler", logged(concurrent), 20),
-        Peer("loguru, enqueue=True", lambda _: lambda: loguru.info(RECORD[:-1]), 20, lambda _: loguru.complete()),
-    ], end  # fmt: skip
+        Peer("loguru, enqueue=True", logged_by(loguru), 20, wait_for(loguru)),
+    ], end
 
 
 RATIOS = [
@@ -186,11 +198,12 @@ def work(competitors: list[Peer], directory: Path, rounds: int, count: int, barr
             barrier.wait()
 
 
-def run(processes: int, rounds: int) -> None:
+def run(processes: int, rounds: int, names: list[str]) -> None:
     count = 20_000 // processes
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+    with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         competitors, end = peers(directory)
+        competitors = [peer for peer in competitors if any(name in peer.name for name in names)]
         barrier = CONTEXT.Barrier(processes + 1)
         workers = [
             CONTEXT.Process(target=work, args=(competitors, directory, rounds, count, barrier))
@@ -216,6 +229,8 @@ def run(processes: int, rounds: int) -> None:
     for peer_name, costs in figures.items():
         print(f"{peer_name:34}{spread(costs, 2)}")
     for one, other in RATIOS:
+        if not figures.keys() >= {one, other}:
+            continue
         ratios = [a / b for a, b in zip(figures[one], figures[other], strict=True)]
         print(f"    {one} / {other}: {spread(ratios, 2)}")
     sys.stdout.flush()
@@ -230,7 +245,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("names", nargs="*", default=[""], help="parts of the names of those to be measured")
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {multiprocessing.cpu_count()} cores, {platform.platform()}")
     for number in options.processes:
-        run(number, options.rounds)
+        run(number, options.rounds, options.names)
