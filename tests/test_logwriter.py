@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,76 @@ def test_line_in_pieces_waits_for_its_end(path: Path) -> None:
         assert path.read_text() == "first\nother thread\nsecond\nunfinished\n"
         log.write("unfinished")
     assert path.read_text() == "first\nother thread\nsecond\nunfinished\nunfinished\n"
+
+
+def test_text_of_several_lines_is_one_record(path: Path) -> None:
+    """In one write, in one `writelines`, and in a `print`, which ends it with another write."""
+    with LockedLogWriter(path) as log, LockedLogWriter(path) as other:
+        print("1\n2", file=log, end="")
+        other.write("between\n")
+        print("\n3", file=log)
+        log.writelines(["4\n", "5\n", "6"])
+        other.write("between\n")
+        log.write("\n")
+    assert path.read_text().split() == ["between", "1", "2", "3", "between", "4", "5", "6"]
+
+
+def test_traceback_in_one_piece(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        try:
+            {}["x"]
+        except KeyError:
+            traceback.print_exc(file=log)
+            log.write(traceback.format_exc())
+    whole = path.read_text()
+    assert whole[: len(whole) // 2] == whole[len(whole) // 2 :]
+    assert whole.endswith("KeyError: 'x'\n")
+
+
+@pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
+def test_newlines_are_those_of_a_text_file(path: Path, tmp_path: Path, newline: str | None) -> None:
+    with (
+        LockedLogWriter(path, newline=newline) as log,
+        (tmp_path / "file").open("w", newline=newline) as file,
+    ):
+        for text in ("one\n", "two\nthree\r\n", "un", "finished", "\n"):
+            assert log.write(text) == file.write(text)
+        csv.writer(log).writerow([1, 2])
+        csv.writer(file).writerow([1, 2])
+    assert path.read_bytes() == (tmp_path / "file").read_bytes()
+
+
+@pytest.mark.parametrize("errors", ["replace", "backslashreplace", "surrogateescape", "ignore"])
+def test_what_cannot_be_encoded_is_that_of_a_text_file(path: Path, tmp_path: Path, errors: str) -> None:
+    with (
+        LockedLogWriter(path, encoding="ascii", errors=errors) as log,
+        (tmp_path / "file").open("w", encoding="ascii", errors=errors) as file,
+    ):
+        assert log.errors == errors
+        for text in ("a\udcff\n", "b", "\udcfe", "\n") + ("é\n",) * (errors != "surrogateescape"):
+            log.write(text)
+            file.write(text)
+    assert path.read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def test_wrong_piece_does_not_spoil_the_next_record(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        with pytest.raises(UnicodeEncodeError):
+            log.write("\ud800")
+        print("next", file=log)
+    assert path.read_text() == "next\n"
+
+
+def test_wrong_options(path: Path) -> None:
+    for options, error in [
+        ({"max_bytes": -1}, "max_bytes must not be negative: -1"),
+        ({"backup_count": 1.5}, "backup_count must be an int, not 1.5"),
+        ({"newline": "x"}, "newline must be None, .* not 'x'"),
+        ({"errors": "no-such"}, "unknown error handler name 'no-such'"),
+    ]:
+        with pytest.raises((TypeError, ValueError, LookupError), match=error):
+            LockedLogWriter(path, **options)  # type: ignore[arg-type]
+    assert not path.exists()
 
 
 def test_appends_and_keeps_open_files_apart(path: Path) -> None:
