@@ -220,10 +220,10 @@ def give_back_other(semaphore: BaseLock) -> None:
 
 
 def long_record(writer: int, number: int) -> str:
-    """More than a pipe takes in one piece."""
-    return f"{writer}:{number}:{'x' * 7000}"
+    """More than a pipe can hold."""
+    return f"{writer}:{number}:{'x' * 100_000}"
 
 
 def write_long_records(log: LockedLogWriter, writer: int) -> None:
     for number in range(20):
-        print(writer, ":", number, ":", "x" * 7000, sep="", file=log)
+        print(writer, ":", number, ":", "x" * 100_000, sep="", file=log)

@@ -176,6 +176,18 @@ def test_follows_a_file_that_was_renamed(path: Path) -> None:
     assert path.with_suffix(".1").read_text() == "1\n"
 
 
+def test_lock_of_a_renamed_file_is_free_even_if_a_child_has_the_descriptor(path: Path) -> None:
+    """A process that is forked at the wrong moment has it until it begins to run."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    with LockedLogWriter(path) as log, path.open() as first:
+        kept = os.dup(log._opened()._fd)
+        path.rename(path.with_suffix(".1"))
+        log.write("2\n")
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(kept)
+
+
 def test_follows_a_file_that_was_removed(path: Path) -> None:
     with LockedLogWriter(path) as log:
         log.write("1\n")

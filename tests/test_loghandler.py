@@ -7,6 +7,7 @@ import logging.config
 import logging.handlers
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,6 +190,28 @@ def test_interrupt_is_not_an_error_of_logging(path: Path, logger: logging.Logger
     logger.addHandler(LockedLogHandler(path))
     with pytest.raises(KeyboardInterrupt):
         logger.warning("%s", Interrupts())
+
+
+def test_endless_recursion_is_the_programs_error(path: Path, logger: logging.Logger) -> None:
+    class Endless:
+        def __str__(self) -> str:
+            return str(self)
+
+    logger.addHandler(LockedLogHandler(path))
+    with pytest.raises(RecursionError):
+        logger.warning("%s", Endless())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="filters may do so from 3.12 on")
+def test_filter_that_puts_another_record_in_place(path: Path) -> None:
+    handler = LockedLogHandler(path)
+    record, other = [
+        logging.LogRecord("name", logging.INFO, "file", 1, text, None, None) for text in ("one", "other")
+    ]
+    handler.addFilter(lambda _: other)
+    handler.handle(record)
+    handler.close()
+    assert path.read_text() == "other\n"
 
 
 def test_filters(path: Path) -> None:

@@ -70,6 +70,27 @@ def test_threads_of_one_process(path: Path) -> None:
     check_records(path, 4, 300)
 
 
+def test_thread_waits_for_another_that_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_write = os.write
+    threads: list[threading.Thread] = []
+
+    def write(fd: int, data: bytes) -> int:
+        if not threads:
+            threads.append(threading.Thread(target=log.write, args=("second\n",)))
+            threads[0].start()
+            threads[0].join(0.1)
+            assert threads[0].is_alive()
+        return real_write(fd, data)
+
+    with LockedLogWriter(path) as log:
+        monkeypatch.setattr("poollock._logfile.write", write)
+        first = threading.Thread(target=log.write, args=("first\n",))
+        first.start()
+        first.join()
+        threads[0].join()
+    assert path.read_text() == "first\nsecond\n"
+
+
 def test_forked_child_does_not_share_the_lock_nor_the_unfinished_line(path: Path) -> None:
     """``flock`` belongs to the open file description, which fork shares."""
     with LockedLogWriter(path) as log:
@@ -293,11 +314,14 @@ def test_encoding_with_a_mark(path: Path, encoding: str) -> None:
 def test_signal_handler_that_writes_in_the_middle_of_a_write(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fcntl = pytest.importorskip("fcntl")
     real_write = os.write
 
     def write(fd: int, data: bytes) -> int:
         if data == b"outer\n":
             signal.raise_signal(signal.SIGUSR1)
+            with path.open() as other, pytest.raises(BlockingIOError):  # the outer write has the lock still
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return real_write(fd, data)
 
     def handler(*_: object) -> None:
