@@ -208,7 +208,8 @@ def test_filter_that_puts_another_record_in_place(path: Path) -> None:
     record, other = [
         logging.LogRecord("name", logging.INFO, "file", 1, text, None, None) for text in ("one", "other")
     ]
-    handler.addFilter(lambda _: other)
+    replace: Any = lambda _: other  # noqa: E731 - typeshed has it for 3.12 and later alone
+    handler.addFilter(replace)
     handler.handle(record)
     handler.close()
     assert path.read_text() == "other\n"
