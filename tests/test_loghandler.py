@@ -208,7 +208,10 @@ def test_filter_that_puts_another_record_in_place(path: Path) -> None:
     record, other = [
         logging.LogRecord("name", logging.INFO, "file", 1, text, None, None) for text in ("one", "other")
     ]
-    replace: Any = lambda _: other  # noqa: E731 - typeshed has it for 3.12 and later alone
+
+    def replace(_: logging.LogRecord) -> Any:  # for typeshed, a bool before 3.12
+        return other
+
     handler.addFilter(replace)
     handler.handle(record)
     handler.close()

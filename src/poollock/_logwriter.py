@@ -118,8 +118,16 @@ class LockedLogWriter(io.TextIOBase):
         backup_count: int = 0,
         fsync: bool = False,
     ) -> None:
+        self._begin()  # before anything can fail: __del__ closes what there is
         self._assemble(target_of(path), lock, encoding, errors, newline, max_bytes, backup_count, fsync)
         self._opened()
+
+    def _begin(self) -> None:
+        self._file: LogFile | Console | None = None
+        self._opening = threading.Lock()
+        self._unfinished: dict[threading.Thread, list[bytes]] = {}
+        self._append: Callable[[bytes], None] = self._open_and_append
+        self._append_in_turn: Callable[[bytes], None] = self._open_and_append
 
     def _assemble(self, target: str, lock: AbstractContextManager[Any] | None, *options: Any) -> None:
         encoding, errors, newline, max_bytes, backup_count, fsync = options
@@ -147,10 +155,6 @@ class LockedLogWriter(io.TextIOBase):
             guarded=lock is not None,
         )
         self._encode = _encoder(encoding, errors, line)
-        self._file: LogFile | Console | None = None
-        self._opening = threading.Lock()
-        self._unfinished: dict[threading.Thread, list[bytes]] = {}
-        self._forget()
         _writers.add(self)
 
     @property
@@ -248,7 +252,8 @@ class LockedLogWriter(io.TextIOBase):
                 self._append_in_turn(b"".join(records))
         finally:
             super().close()
-            file = self._forget()
+            file = self._file
+            self._begin()
             if file is not None:
                 file.close()
 
@@ -263,8 +268,8 @@ class LockedLogWriter(io.TextIOBase):
             with self._opening:
                 if self._file is None:
                     file = self._made()
-                    self._append: Callable[[bytes], None] = file.append
-                    self._append_in_turn: Callable[[bytes], None] = file.append_in_turn
+                    self._append = file.append
+                    self._append_in_turn = file.append_in_turn
                     if self._lock is not None:
                         self._append = self._append_in_turn = _within(self._lock, file.append_in_turn)
                     self._file = file
@@ -275,15 +280,9 @@ class LockedLogWriter(io.TextIOBase):
             return Console(_CONSOLES[self._target], guarded=self._lock is not None)
         return LogFile(self._target, self._file_options)
 
-    def _forget(self) -> LogFile | Console | None:
-        file, self._file = self._file, None
-        self._append = self._append_in_turn = _refuse if self.closed else self._open_and_append
-        return file
-
     def _after_fork(self) -> None:
-        self._opening = threading.Lock()  # a thread of the parent may have had it
-        self._unfinished = {}
-        file = self._forget()
+        file = self._file
+        self._begin()  # a thread of the parent may have had the lock, and its pieces are the parent's
         if file is not None:
             file.abandon()  # which does not end the parent's lock: flock(2)
 
@@ -301,6 +300,7 @@ class LockedLogWriter(io.TextIOBase):
 def unopened(cls: type[_Writer], *arguments: Any) -> _Writer:
     """Return a writer that opens its file at the first write."""
     writer = cls.__new__(cls)
+    writer._begin()
     writer._assemble(*arguments)
     return writer
 
@@ -324,10 +324,6 @@ def _encoder(encoding: str, errors: str, line: str) -> Callable[[str], bytes]:
     if codecs.lookup(encoding).name == "utf-8" and errors == "strict":
         return str.encode
     return lambda text: text.encode(encoding, errors)
-
-
-def _refuse(data: bytes) -> None:
-    raise ValueError("I/O operation on closed file")
 
 
 def _within(lock: AbstractContextManager[Any], append: Callable[[bytes], None]) -> Callable[[bytes], None]:
