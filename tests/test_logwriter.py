@@ -392,7 +392,7 @@ def test_lock_is_held_during_a_write(path: Path) -> None:
 
 def test_timed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.25, 2.0, 2.5])
-    monkeypatch.setattr("poollock._logwriter.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("poollock._timer.time.monotonic", lambda: next(clock))
     with LockedLogWriter(path) as log:
         with log.timed("request a") as timer:
             assert timer.seconds == 0.0

@@ -7,21 +7,16 @@ import io
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 from ._arguments import check_size
 from ._console import Console
 from ._logfile import FileOptions, LogFile
+from ._timer import Timer
 
-if sys.version_info >= (3, 11):
-    from typing import Self
-else:
-    from typing_extensions import Self
 if sys.version_info >= (3, 12):
     from typing import override
 else:
@@ -33,38 +28,6 @@ _CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
 # The threads of this process, as threading.active_count() counts them, which takes ten times as long.
 _threads: dict[int, threading.Thread] = vars(threading)["_active"]
 _NEWLINES = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
-
-
-class Timer:
-    """A ``with`` block that is timed, and leaves one line in a log.
-
-    Attributes:
-        seconds: How long the block took; 0.0 until it ends.
-    """
-
-    def __init__(self, write_record: Callable[[str], None], label: str) -> None:
-        self._write_record = write_record
-        self._label = label
-        self._start = 0.0
-        self.seconds = 0.0
-
-    def __enter__(self) -> Self:
-        self._start = time.monotonic()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.seconds = time.monotonic() - self._start
-        if error is None:
-            line = f"{self._label} cost: {self.seconds:.6f}"
-        else:
-            line = f"{self._label} failed after {self.seconds:.6f}: {type(error).__name__}: {error}"
-        self._write_record(line.replace("\r", " ").replace("\n", " ") + "\n")
 
 
 class LockedLogWriter(io.TextIOBase):
@@ -193,7 +156,7 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def isatty(self) -> bool:
-        return os.isatty(self.fileno())
+        return self._target in _CONSOLES and os.isatty(self.fileno())
 
     @override
     def write(self, text: str, /) -> int:

@@ -1,0 +1,45 @@
+"""What LockedLogWriter.timed returns."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+
+class Timer:
+    """A ``with`` block that is timed, and leaves one line in a log.
+
+    Attributes:
+        seconds: How long the block took; 0.0 until it ends.
+    """
+
+    def __init__(self, write_record: Callable[[str], None], label: str) -> None:
+        self._write_record = write_record
+        self._label = label
+        self._start = 0.0
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.seconds = time.monotonic() - self._start
+        if error is None:
+            line = f"{self._label} cost: {self.seconds:.6f}"
+        else:
+            line = f"{self._label} failed after {self.seconds:.6f}: {type(error).__name__}: {error}"
+        self._write_record(line.replace("\r", " ").replace("\n", " ") + "\n")
