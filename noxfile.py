@@ -27,10 +27,3 @@ def tests(session: nox.Session) -> None:
     """Run the tests."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *session.posargs)
-
-
-@nox.session(python="3.10")
-def floor(session: nox.Session) -> None:
-    """Run the tests of the smallest dependency, the oldest release that pyproject.toml allows."""
-    session.install("-e", ".[test]", "typing_extensions==4.4.0")
-    session.run("python", "-m", "pytest", "tests/test_locks.py", "tests/test_logwriter.py", *session.posargs)

@@ -14,7 +14,6 @@ from ._errors import (
 )
 from ._factories import locked_pool, manager_locked_pool
 from ._locks import Lock
-from ._logwriter import LockedLogWriter
 from ._pool import LockedPool
 from ._rlock import RLock
 from ._semaphore import Semaphore
@@ -39,8 +38,12 @@ __all__ = [
     "manager_locked_pool",
 ]
 
-# Imported when they are wanted: what they stand on takes longer to import than all the rest.
-_LATER = {"BrokenPoolError": "._broken", "LockedLogHandler": "._loghandler"}
+# Imported when they are wanted: not every program wants them, nor what they stand on.
+_LATER = {
+    "BrokenPoolError": "._broken",
+    "LockedLogHandler": "._loghandler",
+    "LockedLogWriter": "._logwriter",
+}
 
 # A traceback, a repr and a pickle say where a user finds the name.
 for _public in [globals()[_name] for _name in __all__ if _name not in _LATER]:
@@ -50,6 +53,7 @@ for _public in [globals()[_name] for _name in __all__ if _name not in _LATER]:
 if TYPE_CHECKING:
     from ._broken import BrokenPoolError
     from ._loghandler import LockedLogHandler
+    from ._logwriter import LockedLogWriter
 else:
 
     def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -13,10 +12,6 @@ from typing import Any, TypeVar
 from ._base import BaseLock
 
 _T = TypeVar("_T")
-
-_Parameter = inspect.Parameter
-_BY_POSITION = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
-_BY_NAME = (_Parameter.POSITIONAL_OR_KEYWORD, _Parameter.KEYWORD_ONLY)
 
 # inspect.signature takes 10 µs or more: each function is asked once.
 _required: weakref.WeakKeyDictionary[FunctionType, frozenset[str]] = weakref.WeakKeyDictionary()
@@ -49,6 +44,11 @@ def bind_locks(
     """
     if not asks_for(func, locks):
         return func
+    import inspect  # noqa: PLC0415 - it takes as long to import as half of poollock
+
+    kinds = inspect.Parameter
+    by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    by_name = (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
     signature = inspect.signature(func)
     args, kwds = (None,) * count, dict.fromkeys(keywords)
     try:
@@ -60,14 +60,14 @@ def bind_locks(
     wanted = [
         parameter
         for parameter in signature.parameters.values()
-        if parameter.name in locks and parameter.default is _Parameter.empty and parameter.name not in kwds
+        if parameter.name in locks and parameter.default is kinds.empty and parameter.name not in kwds
     ]
-    leading = list(takewhile(lambda p: p in wanted and p.kind in _BY_POSITION, signature.parameters.values()))
+    leading = list(takewhile(lambda p: p in wanted and p.kind in by_position, signature.parameters.values()))
     for first in (leading, []) if leading else ([],):
         placed = [None] * len(first)
         try:
             filled = signature.bind_partial(*placed, *args, **kwds).arguments
-            later = [p.name for p in wanted if p.name not in filled and p.kind in _BY_NAME]
+            later = [p.name for p in wanted if p.name not in filled and p.kind in by_name]
             signature.bind(*placed, *args, **kwds, **dict.fromkeys(later))
         except TypeError as error:
             reason = error
@@ -91,8 +91,10 @@ def _required_parameters(func: Callable[..., Any]) -> frozenset[str]:
 
 
 def _read_required_parameters(func: Callable[..., Any]) -> frozenset[str]:
+    import inspect  # noqa: PLC0415 - see above
+
     try:
         parameters = inspect.signature(func).parameters.values()
     except (TypeError, ValueError):  # not callable, or a builtin that does not say
         return frozenset()
-    return frozenset(p.name for p in parameters if p.default is _Parameter.empty)
+    return frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from operator import attrgetter
@@ -12,12 +11,8 @@ from typing import TYPE_CHECKING, Any, final
 from ._base import BaseLock
 from ._errors import PoolLockError
 from ._process import dead_parent, describe, resolve_context
+from ._typing import override
 from ._words import SharedWords, shared_words
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 # Where each word of a lock stands: whether it was abandoned, then who holds it.
 ABANDONED = 0

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
 from ._logwriter import LockedLogWriter, target_of, unopened
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from ._typing import override
 
 
 class LockedLogHandler(logging.Handler):

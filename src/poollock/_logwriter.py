@@ -16,11 +16,7 @@ from ._arguments import check_size
 from ._console import Console
 from ._logfile import FileOptions, LogFile
 from ._timer import Timer
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from ._typing import override
 
 _Writer = TypeVar("_Writer", bound="LockedLogWriter")
 
@@ -66,6 +62,8 @@ class LockedLogWriter(io.TextIOBase):
             writes a byte order mark, which belongs at the start of a file only.
         NotImplementedError: *max_bytes* and *backup_count* are given on Windows.
     """
+
+    __module__ = "poollock"
 
     __slots__ = ("_append", "_append_in_turn", "_encode", "_unfinished")  # found in half the time
 

@@ -16,11 +16,7 @@ from multiprocessing.util import Finalize
 from typing import Any, ClassVar
 
 from ._process import parent_is_gone
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from ._typing import override
 
 _PARENT_CHECK = 0.25  # seconds
 _HAS_SOCKETS = sys.platform != "win32"  # there the address is a named pipe

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing.pool
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
@@ -24,12 +23,8 @@ from ._outcomes import reported
 from ._process import resolve_context
 from ._reclaim import Reclaimer
 from ._standard import helper_reraises_exception
+from ._typing import override
 from ._worker import Setup
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult, IMapIterator, MapResult

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from contextlib import suppress
 from typing import Any, final
 
@@ -14,12 +13,7 @@ from ._manager import LockManager, ManagerClient, reserve_client
 from ._process import describe
 from ._rlock import RLock
 from ._semaphore import Semaphore
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
-
+from ._typing import override
 
 # Each grant has a number of its own, with the pid: it names what is given back.
 _grants = itertools.count()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from multiprocessing.context import BaseContext
 from typing import Any, final
@@ -11,11 +10,7 @@ from typing import Any, final
 from ._base import BaseLock
 from ._locks import Lock
 from ._process import describe
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from ._typing import override
 
 
 @final

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any, final
 
 from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, wait_for
 from ._process import resolve_context
+from ._typing import override
 from ._words import shared_words
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 _CLAIM = 0.1  # seconds to wait for the right to write the words, before a look at who has it
 _CLAIMS = 50  # looks
