@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,13 +125,13 @@ def test_tasks_begin_in_the_order_in_which_they_came(both: bool) -> None:  # noq
 def test_items_are_not_taken_far_ahead() -> None:
     taken: list[int] = []
 
-    def items() -> object:
+    def items() -> Iterator[int | str]:
         for number in range(100_000):
             taken.append(number)
             yield number
 
     with locked_pool(1) as pool:
-        results = pool.imap(tasks.stay_or_square, items())  # type: ignore[arg-type]
+        results = pool.imap(tasks.stay_or_square, items())
         assert next(results) == 0
         pool.terminate()
         assert len(taken) < 100_000

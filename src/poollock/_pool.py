@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import multiprocessing.pool
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from threading import Thread, current_thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
-from ._binding import asks_for, bind_locks
 from ._channel import Channel
 from ._crew import Crew, Worker
 from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
-from ._outcomes import reported
+from ._methods import PoolMethods
 from ._process import resolve_context
 from ._reclaim import Reclaimer
-from ._standard import helper_reraises_exception
 from ._typing import override
 from ._worker import Setup
 
-if TYPE_CHECKING:
-    from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-
-class LockedPool(multiprocessing.pool.Pool):
+class LockedPool(PoolMethods):
     """A ``multiprocessing.Pool`` whose workers share locks; see :func:`locked_pool`."""
 
     _ctx: BaseContext
@@ -176,134 +168,6 @@ class LockedPool(multiprocessing.pool.Pool):
         # The garbage collector may call this in any thread, which the result handler may wait for.
         if current_thread() not in (result_handler, *handlers):
             result_handler.join()
-
-    def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
-        index = -1
-        try:
-            for index, item in enumerate(iterable):
-                yield result_job, index, func, (item,), {}
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told
-            yield result_job, index + 1, helper_reraises_exception, (error,), {}
-
-    def _map_async(
-        self,
-        func: Any,
-        iterable: Any,
-        mapper: Any,
-        chunksize: int | None = None,
-        *callbacks: Any,
-        **kwds: Any,
-    ) -> Any:
-        standard: Any = super()
-        if chunksize is None:
-            # By the number that there should be: while workers are replaced, there may be none.
-            iterable = iterable if isinstance(iterable, Sized) else list(iterable)
-            chunksize = -(-len(iterable) // (self._processes * 4))
-        return self._unless_ended(
-            standard._map_async(func, iterable, mapper, chunksize, *map(reported, callbacks), **kwds)
-        )
-
-    def _unless_ended(self, result: _R) -> _R:
-        if self._channel.over:  # since _check_running: nobody else will see it
-            self._channel.fail_all()
-        return result
-
-    # The methods of Pool, with the locks bound that the function asks for.
-
-    @override
-    def apply(
-        self,
-        func: Callable[..., _T],
-        args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},
-    ) -> _T:
-        """Call ``func(*args, **kwds)`` in a worker and return the result."""
-        return self.apply_async(func, args, kwds).get()
-
-    @override
-    def apply_async(
-        self,
-        func: Callable[..., _T],
-        args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},
-        callback: Callable[[_T], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult[_T]:
-        """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``."""
-        args = tuple(args)
-        func = bind_locks(func, self._locks, len(args), kwds)
-        return self._unless_ended(
-            super().apply_async(func, args, kwds, reported(callback), reported(error_callback))
-        )
-
-    @override
-    def map(self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None) -> list[_T]:
-        """Return ``[func(x) for x in iterable]``, the calls spread over the workers."""
-        return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
-
-    @override
-    def map_async(
-        self,
-        func: Callable[..., _T],
-        iterable: Iterable[Any],
-        chunksize: int | None = None,
-        callback: Callable[[list[_T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult[_T]:
-        """Start what ``map`` does and return its ``MapResult``."""
-        func = bind_locks(func, self._locks, 1)
-        return super().map_async(func, iterable, chunksize, callback, error_callback)
-
-    @override
-    def imap(
-        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
-    ) -> IMapIterator[_T]:
-        """Yield each result of ``map``, in order, as soon as it is there."""
-        return self._unless_ended(super().imap(bind_locks(func, self._locks, 1), iterable, chunksize))
-
-    @override
-    def imap_unordered(
-        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
-    ) -> IMapIterator[_T]:
-        """Yield each result of ``map``, in any order, as soon as it is there."""
-        return self._unless_ended(
-            super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
-        )
-
-    @override
-    def starmap(
-        self,
-        func: Callable[..., _T],
-        iterable: Iterable[Iterable[Any]],
-        chunksize: int | None = None,
-    ) -> list[_T]:
-        """Return ``[func(*args) for args in iterable]``, the calls spread over the workers."""
-        func, iterable = self._bind_star(func, iterable)
-        return super().starmap(func, iterable, chunksize)
-
-    @override
-    def starmap_async(
-        self,
-        func: Callable[..., _T],
-        iterable: Iterable[Iterable[Any]],
-        chunksize: int | None = None,
-        callback: Callable[[list[_T]], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult[list[_T]]:
-        """Start what ``starmap`` does and return its ``AsyncResult``."""
-        func, iterable = self._bind_star(func, iterable)
-        return super().starmap_async(func, iterable, chunksize, callback, error_callback)
-
-    def _bind_star(
-        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]]
-    ) -> tuple[Callable[..., _T], Iterable[Iterable[Any]]]:
-        if not asks_for(func, self._locks):
-            return func, iterable
-        calls = [args if isinstance(args, Sized) else tuple(args) for args in iterable]
-        shortest = min(map(len, calls), default=0)  # the call that leaves the most to be filled
-        return (bind_locks(func, self._locks, shortest) if calls else func), calls
 
 
 def _cpu_count() -> int:

@@ -1,0 +1,265 @@
+"""The methods of a pool that take tasks, with the locks bound that a function asks for."""
+
+from __future__ import annotations
+
+import multiprocessing.pool
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ._base import BaseLock
+from ._binding import asks_for, bind_locks
+from ._channel import Channel
+from ._outcomes import reported
+from ._standard import helper_reraises_exception
+from ._typing import override
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_L = TypeVar("_L", bound=BaseLock)
+_M = TypeVar("_M", bound=BaseLock)
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
+    from typing import Concatenate, TypeAlias
+
+    # What takes an item first; a lock and an item; two locks and an item. More may follow: locks by name.
+    Task: TypeAlias = Callable[Concatenate[_A, ...], _T]
+    LockTask: TypeAlias = Callable[Concatenate[_L, _A, ...], _T]
+    LocksTask: TypeAlias = Callable[Concatenate[_L, _M, _A, ...], _T]
+
+
+class PoolMethods(multiprocessing.pool.Pool):
+    """``multiprocessing.Pool``, as its users call it."""
+
+    _processes: int
+    _locks: dict[str, BaseLock]
+    _channel: Channel
+
+    @override
+    def apply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+    ) -> _T:
+        """Call ``func(*args, **kwds)`` in a worker and return the result."""
+        return self.apply_async(func, args, kwds).get()
+
+    @override
+    def apply_async(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[_T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[_T]:
+        """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``."""
+        args = tuple(args)
+        func = bind_locks(func, self._locks, len(args), kwds)
+        return self._unless_ended(
+            super().apply_async(func, args, kwds, reported(callback), reported(error_callback))
+        )
+
+    @overload
+    def map(
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+    ) -> list[_T]: ...
+
+    @overload
+    def map(
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+    ) -> list[_T]: ...
+
+    @overload
+    def map(
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+    ) -> list[_T]: ...
+
+    @override
+    def map(self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None) -> list[_T]:
+        """Return ``[func(x) for x in iterable]``, the calls spread over the workers."""
+        return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
+
+    @overload
+    def map_async(
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]: ...
+
+    @override
+    def map_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]:
+        """Start what ``map`` does and return its ``MapResult``."""
+        func = bind_locks(func, self._locks, 1)
+        return super().map_async(func, iterable, chunksize, callback, error_callback)
+
+    @overload
+    def imap(
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap(
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap(
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+    ) -> IMapIterator[_T]: ...
+
+    @override
+    def imap(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """Yield each result of ``map``, in order, as soon as it is there."""
+        return self._unless_ended(super().imap(bind_locks(func, self._locks, 1), iterable, chunksize))
+
+    @overload
+    def imap_unordered(
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap_unordered(
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap_unordered(
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+    ) -> IMapIterator[_T]: ...
+
+    @override
+    def imap_unordered(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """Yield each result of ``map``, in any order, as soon as it is there."""
+        return self._unless_ended(
+            super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
+        )
+
+    @override
+    def starmap(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[_T]:
+        """Return ``[func(*args) for args in iterable]``, the calls spread over the workers."""
+        func, iterable = self._bind_star(func, iterable)
+        return super().starmap(func, iterable, chunksize)
+
+    @override
+    def starmap_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[list[_T]]:
+        """Start what ``starmap`` does and return its ``AsyncResult``."""
+        func, iterable = self._bind_star(func, iterable)
+        return super().starmap_async(func, iterable, chunksize, callback, error_callback)
+
+    def _bind_star(
+        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]]
+    ) -> tuple[Callable[..., _T], Iterable[Iterable[Any]]]:
+        if not asks_for(func, self._locks):
+            return func, iterable
+        calls = [args if isinstance(args, Sized) else tuple(args) for args in iterable]
+        shortest = min(map(len, calls), default=0)  # the call that leaves the most to be filled
+        return (bind_locks(func, self._locks, shortest) if calls else func), calls
+
+    def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
+        index = -1
+        try:
+            for index, item in enumerate(iterable):
+                yield result_job, index, func, (item,), {}
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told
+            yield result_job, index + 1, helper_reraises_exception, (error,), {}
+
+    def _map_async(
+        self,
+        func: Any,
+        iterable: Any,
+        mapper: Any,
+        chunksize: int | None = None,
+        *callbacks: Any,
+        **kwds: Any,
+    ) -> Any:
+        standard: Any = super()
+        if chunksize is None:
+            # By the number that there should be: while workers are replaced, there may be none.
+            iterable = iterable if isinstance(iterable, Sized) else list(iterable)
+            chunksize = -(-len(iterable) // (self._processes * 4))
+        return self._unless_ended(
+            standard._map_async(func, iterable, mapper, chunksize, *map(reported, callbacks), **kwds)
+        )
+
+    def _unless_ended(self, result: _R) -> _R:
+        if self._channel.over:  # since _check_running: nobody else will see it
+            self._channel.fail_all()
+        return result

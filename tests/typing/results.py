@@ -1,0 +1,109 @@
+"""What type checkers make of a pool's methods: checked by them, and never run.
+
+A comment expects an error of each of them: if one finds none there, it says so.
+"""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from functools import partial
+from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
+
+from typing_extensions import assert_type
+
+from poollock import BaseLock, Lock, LockedPool, Semaphore, locked_pool, manager_locked_pool
+
+
+def plain(x: int) -> str:
+    return str(x)
+
+
+def leading(lock: BaseLock, x: int) -> str:
+    return str(x)
+
+
+def leading_lock(lock: Lock, x: int) -> str:
+    return str(x)
+
+
+def two_leading(api: Semaphore, log: Lock, x: int) -> str:
+    return str(x)
+
+
+def keyword(x: int, *, lock: BaseLock) -> str:
+    return str(x)
+
+
+def keywords(x: int, *, api: Semaphore, log: Lock) -> str:
+    return str(x)
+
+
+def trailing(x: int, lock: BaseLock) -> str:
+    return str(x)
+
+
+def leading_and_keyword(lock: BaseLock, x: int, *, log: BaseLock) -> str:
+    return str(x)
+
+
+class Tasks:
+    def bound(self, lock: BaseLock, x: int) -> str:
+        return str(x)
+
+    @staticmethod
+    def static(lock: BaseLock, x: int) -> str:
+        return str(x)
+
+    @classmethod
+    def of_class(cls, x: int, *, lock: BaseLock) -> str:  # noqa: ARG003
+        return str(x)
+
+    def __call__(self, lock: BaseLock, x: int) -> str:
+        return str(x)
+
+
+def results(pool: LockedPool, numbers: list[int]) -> None:
+    assert_type(pool.map(plain, numbers), list[str])
+    assert_type(pool.map(leading, numbers), list[str])
+    assert_type(pool.map(leading_lock, numbers), list[str])
+    assert_type(pool.map(two_leading, numbers), list[str])
+    assert_type(pool.map(keyword, numbers), list[str])
+    assert_type(pool.map(keywords, numbers), list[str])
+    assert_type(pool.map(trailing, numbers), list[str])
+    assert_type(pool.map(leading_and_keyword, numbers), list[str])
+    assert_type(pool.map(Tasks().bound, numbers), list[str])
+    assert_type(pool.map(Tasks.static, numbers), list[str])
+    assert_type(pool.map(Tasks.of_class, numbers), list[str])
+    assert_type(pool.map(Tasks(), numbers), list[str])
+    assert_type(pool.map(partial(leading, pool.lock), numbers), list[str])
+    assert_type(pool.map(abs, numbers), list[int])
+    assert_type(pool.map(int, ["1", "2"]), list[int])
+    assert_type(pool.map(str.upper, ["a"], 5), list[str])
+    assert_type(pool.map_async(leading, numbers), MapResult[str])
+    assert_type(pool.imap(leading, numbers), IMapIterator[str])
+    assert_type(pool.imap_unordered(keyword, iter(numbers), chunksize=10), IMapIterator[str])
+    assert_type(pool.apply(leading, (1,)), str)
+    assert_type(pool.apply_async(keyword, (1,)), AsyncResult[str])
+    assert_type(pool.starmap(leading, [(1,)]), list[str])
+
+
+def wrong_items(pool: LockedPool, texts: list[str]) -> None:
+    pool.map(plain, texts)  # type: ignore[arg-type]
+    pool.map(leading, texts)  # type: ignore[arg-type]
+    pool.map(two_leading, texts)  # type: ignore[arg-type]
+    pool.map(keyword, texts)  # type: ignore[arg-type]
+    pool.map(trailing, texts)  # type: ignore[arg-type]
+    pool.map(Tasks().bound, texts)  # type: ignore[arg-type]
+    pool.imap(leading, texts)  # type: ignore[arg-type]
+    pool.map_async(plain, texts)  # type: ignore[arg-type]
+    pool.map(plain, 3)  # type: ignore[call-overload]
+
+
+def makers() -> None:
+    assert_type(locked_pool(2), LockedPool)
+    assert_type(manager_locked_pool(2, locks={"api": Semaphore(2)}), LockedPool)
+    locked_pool("2")  # type: ignore[arg-type]
+    with locked_pool() as pool:
+        assert_type(pool, LockedPool)
+        assert_type(pool.lock, BaseLock)
