@@ -78,7 +78,7 @@ class LockedLogHandler(logging.Handler):
     @override
     def createLock(self) -> None:
         # Nothing in a handler needs one: records are formatted at the same time, and the file has its own.
-        self.lock = None
+        self.lock: Any = None
 
     @override
     def handle(self, record: logging.LogRecord) -> bool:

@@ -22,7 +22,7 @@ class Timer:
         self._write_record = write_record
         self._label = label
         self._start = 0.0
-        self.seconds = 0.0
+        self.seconds: float = 0.0
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()
