@@ -99,10 +99,76 @@ def test_stream_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
         LockedLogWriter(sys.stdout)
 
 
-def test_lock_takes_the_place_of_the_consoles(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lock_takes_the_place_of_the_consoles(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held during the write, and no other is."""
+    import poollock._console  # noqa: PLC0415 - for this test alone
+
     lock = Lock()
+    held: list[bool] = []
+    write = os.write
+
+    def look_and_write(fd: int, data: bytes) -> int:
+        held.append(lock.locked())
+        return write(fd, data)
+
+    monkeypatch.setattr(poollock._console, "lockf", None)
     with LockedLogWriter(sys.stdout, lock=lock) as log:
+        monkeypatch.setattr(os, "write", look_and_write)
         log.write("x\n")
-        assert lock.acquire(block=False)
-        lock.release()
+        monkeypatch.undo()
+    assert held == [True]
     assert capfd.readouterr().out == "x\n"
+
+
+def test_two_writers_on_one_terminal(tmp_path: Path) -> None:
+    """`lockf` does not keep the threads of a process apart."""
+    program = tmp_path / "program.py"
+    program.write_text("""if True:
+        import sys, threading, poollock
+        logs = [poollock.LockedLogWriter(stream) for stream in (sys.stdout, sys.stderr)]
+        def write(log, letter):
+            for _ in range(20):
+                log.write(letter * 200_000 + "\\n")
+        threads = [threading.Thread(target=write, args=pair) for pair in zip(logs, "ab")]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+    """)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    assert sorted(done.stdout.splitlines()) == ["a" * 200_000] * 20 + ["b" * 200_000] * 20
+
+
+def test_writer_in_the_place_of_the_stream(method: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("""if True:
+        import multiprocessing, sys, poollock
+        def work(x):
+            print("child")
+        if __name__ == "__main__":
+            sys.stdout = poollock.LockedLogWriter(sys.stdout)
+            print("parent")
+            process = multiprocessing.get_context(sys.argv[1]).Process(target=work, args=(1,))
+            process.start()
+            process.join()
+    """)
+    done = subprocess.run([sys.executable, str(program), method], capture_output=True, text=True, check=True)
+    assert done.stdout == "parent\nchild\n"
+
+
+def test_console_that_does_not_wait(tmp_path: Path) -> None:
+    """Another program that has it may have made it so."""
+    program = tmp_path / "program.py"
+    program.write_text("""if True:
+        import os, sys, poollock
+        os.set_blocking(1, False)
+        poollock.LockedLogWriter(sys.stdout).write("x" * 1_000_000 + "\\n")
+    """)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
+    assert done.stdout == "x" * 1_000_000 + "\n"

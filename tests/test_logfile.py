@@ -9,12 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import poollock._logfile
 import tasks
 from conftest import wait_until
 from poollock import Lock, LockedLogWriter, LockedPool
@@ -109,17 +111,100 @@ def test_killed_between_the_steps_of_a_rotation(path: Path, steps: int) -> None:
 def test_killed_between_a_rotation_and_the_new_file(path: Path) -> None:
     with LockedLogWriter(path, max_bytes=2, backup_count=2) as log:
         log.write("0\n")
+        log.write("1\n")
 
         def rotate_and_die() -> None:
-            os.open = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+            def die(*_: object) -> None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            log.write("2\n")
+            poollock._logfile.reopen_log = die  # type: ignore[assignment]
             log.write("lost\n")
 
-        log.write("1\n")
-        path.with_suffix(".1").rename(path.with_suffix(".2"))  # what the process has done so far
-        path.rename(path.with_suffix(".1"))
         assert in_child(rotate_and_die) == -signal.SIGKILL
+        assert not path.exists()
+        log.write("3\n")
+    assert lines_of(path) == ["1", "2", "3"]
+
+
+def test_signal_handler_writes_in_the_middle_of_a_rotation(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def handler(*_: object) -> None:
+        log.write("inner, long enough\n")
+        with LockedLogWriter(path, max_bytes=10, backup_count=9) as other:
+            other.write("other, long enough\n")
+
+    def replace_and_signal(old: str, new: str) -> None:
+        replace(old, new)
+        monkeypatch.setattr(os, "replace", replace)
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with LockedLogWriter(path, max_bytes=10, backup_count=9) as log:
+            log.write("one\n")
+            log.write("two\n")
+            monkeypatch.setattr(os, "replace", replace_and_signal)
+            log.write("outer, long enough\n")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert lines_of(path) == ["one", "two", *(f"{name}, long enough" for name in ("outer", "inner", "other"))]
+
+
+def test_signal_handler_closes_the_log_in_the_middle_of_a_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is closed then is soon the descriptor of another file."""
+    write = os.write
+    opened: list[int] = []
+
+    def handler(*_: object) -> None:
+        log.close()
+        opened.append(os.open(path.parent / "other", os.O_RDWR | os.O_CREAT))
+
+    def signal_and_write(fd: int, data: bytes) -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        return write(fd, data)
+
+    log = LockedLogWriter(path)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        monkeypatch.setattr("poollock._logfile.write", signal_and_write)
+        log.write("one\n")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    os.close(opened[0])
+    assert path.read_text() == "one\n"
+    assert (path.parent / "other").read_text() == ""
+    with pytest.raises(ValueError, match="closed"):
+        log.write("two\n")
+
+
+def test_backup_that_is_another_name_of_the_file(path: Path) -> None:
+    """rename(2) does nothing then."""
+    with LockedLogWriter(path, max_bytes=2, backup_count=1) as log:
+        log.write("1\n")
+        os.link(path, path.with_suffix(".1"))
         log.write("2\n")
-    assert lines_of(path) == ["0", "1", "2"]
+    assert lines_of(path) == ["1", "2"]
+
+
+def test_somebody_keeps_the_lock_of_the_directory(path: Path) -> None:
+    """Such as the shell's ``flock DIRECTORY PROGRAM``: the file grows meanwhile."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    directory = os.open(path.parent, os.O_RDONLY)
+    with LockedLogWriter(path, max_bytes=2, backup_count=1) as log:
+        log.write("1\n")
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        log.write("2\n")
+        assert path.read_text() == "1\n2\n"
+        os.close(directory)
+        log.write("3\n")
+    assert path.read_text() == "3\n"
 
 
 ROTATE = """if True:
@@ -142,7 +227,7 @@ def test_others_rename_and_fill_the_file_while_one_rotates(
             with LockedLogWriter(path) as log:
                 log.write("long enough\n")
             others.append(subprocess.Popen([sys.executable, "-c", ROTATE, path]))
-            wait_until(lambda: is_waited_for(path.parent) or others[0].poll() is not None)
+            others[0].wait()
         replace(old, new)
 
     with LockedLogWriter(path, max_bytes=10, backup_count=3) as log:
@@ -151,6 +236,7 @@ def test_others_rename_and_fill_the_file_while_one_rotates(
         monkeypatch.setattr(os, "replace", replace_after_others)
         log.write("one\n")
     others[0].wait()
+    monkeypatch.undo()
     found = [line for file in path.parent.iterdir() for line in file.read_text().splitlines()]
     assert sorted(found) == ["12345678", "abcdefgh", "long enough", "one", "other"]
 
@@ -181,7 +267,8 @@ def test_lock_of_a_renamed_file_is_free_even_if_a_child_has_the_descriptor(path:
     import fcntl  # noqa: PLC0415 - not on Windows
 
     with LockedLogWriter(path) as log, path.open() as first:
-        kept = os.dup(log._opened()._fd)
+        file: Any = log._opened()
+        kept = os.dup(file._fd)
         path.rename(path.with_suffix(".1"))
         log.write("2\n")
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -234,6 +321,47 @@ def test_record_cut_short_gets_a_line_of_its_own(path: Path, encoding: str) -> N
     assert path.read_bytes().decode(encoding).split("\n") == ["1", "cut", "2", "3", ""]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_record_cut_short_is_seen_again_after_a_write_that_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    with LockedLogWriter(path) as log:
+        log.write("1\n")
+        with path.open("a") as file:
+            file.write("cut")
+        with monkeypatch.context() as patched:
+            patched.setattr("poollock._logfile.write", fail)
+            with pytest.raises(type(error)):
+                log.write("refused\n")
+        log.write("2\n")
+    assert path.read_text() == "1\ncut\n2\n"
+
+
+def test_child_is_alive_whose_parent_was_killed_in_the_middle_of_a_write(path: Path) -> None:
+    """It must not keep the lock that it was forked with."""
+
+    def fork_and_die() -> None:
+        def fork_then_die(*_: object) -> int:
+            if os.fork() == 0:
+                path.with_suffix(".child").write_text(str(os.getpid()))
+                signal.pause()
+            wait_until(path.with_suffix(".child").exists)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return 0
+
+        vars(poollock._logfile)["write"] = fork_then_die
+        log.write("lost\n")
+
+    with LockedLogWriter(path) as log:
+        assert in_child(fork_and_die) == -signal.SIGKILL
+        log.write("next\n")
+    os.kill(int(path.with_suffix(".child").read_text()), signal.SIGKILL)
+    assert path.read_text() == "next\n"
+
+
 def test_process_killed_in_the_middle_of_a_record(path: Path) -> None:
     """The kernel stops a write of many megabytes when its process is killed."""
     text = f"{'x' * 50_000_000}\n"
@@ -278,6 +406,18 @@ def test_killed_with_a_child_that_was_given_the_descriptor(path: Path) -> None:
         log.write("next\n")
     os.kill(int(died.stdout), signal.SIGKILL)
     assert path.read_text() == "next\n"
+
+
+def test_descriptor_for_others_is_the_childs_too(path: Path) -> None:
+    with LockedLogWriter(path) as log:
+        fd = log.fileno()
+
+        def write_to_it() -> None:
+            os.write(fd, b"1\n")
+            log.write("2\n")
+
+        assert in_child(write_to_it) == 0
+    assert path.read_text() == "1\n2\n"
 
 
 def test_descriptor_for_others_is_that_of_the_file_that_is_there(path: Path) -> None:
@@ -350,17 +490,27 @@ def test_interrupted_in_the_middle_of_a_record(path: Path, monkeypatch: pytest.M
     assert path.read_text() == "first\nthird\n"
 
 
-def test_no_permission(path: Path) -> None:
-    path.touch(0o400)
-    path.parent.chmod(0o777)
+def test_permissions() -> None:
+    """Neither to read the file nor to list its directory is needed; to write is."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o733)
+        for file, mode in (("refused", 0o444), ("written", 0o622)):
+            (directory / file).touch()
+            (directory / file).chmod(mode)
 
-    def write_as_nobody() -> None:
-        if os.getuid() == 0:
-            os.setuid(65534)
-        with pytest.raises(PermissionError, match="log"):
-            LockedLogWriter(path)
+        def write_as_nobody() -> None:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            with pytest.raises(PermissionError, match="refused"):
+                LockedLogWriter(directory / "refused")
+            with LockedLogWriter(directory / "written", max_bytes=2, backup_count=1) as log:
+                log.write("1\n")
+                log.write("2\n")
 
-    assert in_child(write_as_nobody) == 0
+        assert in_child(write_as_nobody) == 0
+        assert (directory / "written.1").read_text() == "1\n"
+        assert (directory / "written").read_text() == "2\n"
 
 
 def test_directory_in_the_place_of_the_file(path: Path) -> None:

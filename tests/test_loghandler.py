@@ -7,6 +7,7 @@ import logging.config
 import logging.handlers
 import os
 import pickle
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -123,6 +124,8 @@ def test_arguments_of_both(
 def test_wrong_arguments(path: Path) -> None:
     with pytest.raises(ValueError, match="mode must be 'a', not 'w': another process"):
         LockedLogHandler(path, "w")
+    LockedLogHandler(path, "w", 1000).close()  # RotatingFileHandler appends then, too
+    path.unlink()
     with pytest.raises(TypeError, match="needs the path of a file"):
         LockedLogHandler()
     with pytest.raises(TypeError, match="max_bytes must be an int, not 'utf-8'"):
@@ -228,6 +231,35 @@ def test_filters(path: Path) -> None:
     assert path.read_text() == "open\n"
 
 
+def test_terminator(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(handler := LockedLogHandler(path))
+    handler.terminator = ";"
+    logger.warning("one")
+    logger.warning("two")
+    assert path.read_text() == "one;two;"
+
+
+def test_handler_is_closed_while_another_thread_writes(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closes:
+        def __str__(self) -> str:
+            writer = handler._writer
+            handler.close()
+            handler._writer, replaced = writer, handler._writer  # as a thread sees it that was faster
+
+            def append(data: bytes) -> None:
+                handler._writer = replaced
+                raise ValueError("I/O operation on closed file")
+
+            writer._append_in_turn = append
+            return "late"
+
+    logger.addHandler(handler := LockedLogHandler(path))
+    logger.warning("%s", Closes())
+    assert path.read_text() == "late\n"
+
+
 def test_record_after_close_opens_the_file_again(path: Path, logger: logging.Logger) -> None:
     """As with FileHandler: a configuration closes the handlers of the one before."""
     logger.addHandler(handler := LockedLogHandler(path))
@@ -256,9 +288,13 @@ def test_sent_to_another_process_it_is_the_same(path: Path) -> None:
 def test_behind_a_memory_handler_and_a_queue_listener(path: Path, logger: logging.Logger) -> None:
     handler = LockedLogHandler(path)
     memory = logging.handlers.MemoryHandler(10, target=handler)
-    logger.addHandler(memory)
+    records: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    listener = logging.handlers.QueueListener(records, memory)
+    logger.addHandler(logging.handlers.QueueHandler(records))
+    listener.start()
     logger.warning("kept back")
+    listener.stop()
     assert path.read_text() == ""
-    memory.flush()
+    memory.close()
     handler.close()
     assert path.read_text() == "kept back\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import csv
 import errno
 import io
@@ -130,8 +131,10 @@ def is_waited_for(fd: int) -> bool:
 def test_file_is_free_after_a_write_that_failed(path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with LockedLogWriter(path) as log, path.open() as other:
-        with pytest.raises(UnicodeEncodeError):
-            log.write("\ud800\n")
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(IsADirectoryError):
+            log.write("x\n")
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -243,6 +246,7 @@ def test_wrong_options(path: Path) -> None:
         ({"max_bytes": -1}, "max_bytes must not be negative: -1"),
         ({"backup_count": 1.5}, "backup_count must be an int, not 1.5"),
         ({"newline": "x"}, "newline must be None, .* not 'x'"),
+        ({"lock": 3}, "lock must be a lock or None, not 3"),
         ({"errors": "no-such"}, "unknown error handler name 'no-such'"),
     ]:
         with pytest.raises((TypeError, ValueError, LookupError), match=error):
@@ -334,7 +338,7 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
             log.write("outer\n")
         finally:
             signal.signal(signal.SIGUSR1, before)
-    assert path.read_text() == "inner\nouter\n"
+    assert path.read_text() == "outer\ninner\n"
 
 
 def test_threads_that_open_the_file_together_share_it(path: Path) -> None:
@@ -407,6 +411,45 @@ def test_timed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "request b c failed after 0.500000: KeyError: 'no\\nkey'",
         "unfinished",
     ]
+
+
+def test_timed_block_raises_its_own_error(path: Path) -> None:
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    with LockedLogWriter(path) as log:
+        with pytest.raises(UnspeakableError), log.timed("a"):
+            raise UnspeakableError
+        with pytest.raises(ValueError, match="\ud800"), log.timed("b"):
+            raise ValueError("\ud800")
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(KeyboardInterrupt), log.timed("c"):
+            raise KeyboardInterrupt
+        path.rmdir()
+    assert not path.exists()
+
+
+def test_threads_that_threading_does_not_know(path: Path) -> None:
+    """The first one writes for both, and the lock is free in the end."""
+    fcntl = pytest.importorskip("fcntl")
+    locks = [_thread.allocate_lock() for _ in range(4)]
+
+    def write(lock: Any) -> None:
+        for _ in range(300):
+            log.write("x" * 500 + "\n")
+        lock.release()
+
+    with LockedLogWriter(path) as log, path.open() as other:
+        for lock in locks:
+            lock.acquire()
+            _thread.start_new_thread(write, (lock,))
+        for lock in locks:
+            lock.acquire()
+        log.write("last\n")
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert path.read_text() == ("x" * 500 + "\n") * 1200 + "last\n"
 
 
 def test_descriptors_do_not_pile_up(path: Path) -> None:

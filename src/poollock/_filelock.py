@@ -6,6 +6,10 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from time import sleep
+
+_TRIES = 100
+_PAUSE = 0.001  # seconds
 
 if sys.platform == "win32":  # not run here: the project's machines have Linux
     import msvcrt
@@ -16,13 +20,16 @@ if sys.platform == "win32":  # not run here: the project's machines have Linux
 
     def flock(fd: int, operation: int) -> None:
         """Take or give back the lock on the file that *fd* has opened."""
+        mode = {LOCK_UN: msvcrt.LK_UNLCK, LOCK_EX: msvcrt.LK_LOCK}.get(operation, msvcrt.LK_NBLCK)
         while True:
             os.lseek(fd, _FAR, os.SEEK_SET)
             try:
-                msvcrt.locking(fd, msvcrt.LK_UNLCK if operation == LOCK_UN else msvcrt.LK_LOCK, 1)
-            except PermissionError:  # after ten tries, one a second
-                continue
-            return
+                msvcrt.locking(fd, mode, 1)
+            except PermissionError as error:  # after ten tries, one a second
+                if mode == msvcrt.LK_NBLCK:
+                    raise BlockingIOError(error.errno, error.strerror) from None
+            else:
+                return
 
     lockf = flock
 
@@ -56,4 +63,46 @@ def directory_of(path: str) -> Generator[int, None, None]:
         os.close(fd)
 
 
-__all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "OPEN_FLAGS", "directory_of", "flock", "lockf", "pread", "sync"]
+@contextmanager
+def locked_directory(path: str) -> Generator[bool, None, None]:
+    """Hold the lock of the directory of *path*, and say whether it could be had.
+
+    A directory that cannot be opened or has no lock, as on NFS, does without.  Somebody else may
+    keep the lock for long, such as a shell's ``flock DIRECTORY PROGRAM``.
+    """
+    try:
+        fd = os.open(os.path.dirname(path), os.O_RDONLY | OPEN_FLAGS)
+    except OSError:
+        yield True
+        return
+    try:
+        yield _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    for _ in range(_TRIES):
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            sleep(_PAUSE)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
+
+
+__all__ = [
+    "LOCK_EX",
+    "LOCK_NB",
+    "LOCK_UN",
+    "OPEN_FLAGS",
+    "directory_of",
+    "flock",
+    "locked_directory",
+    "lockf",
+    "pread",
+    "sync",
+]

@@ -19,7 +19,8 @@ class LockedLogHandler(logging.Handler):
 
     Args:
         path: The file, as for :class:`LockedLogWriter`.
-        mode: ``"a"`` and no other: another process may have written to the file.
+        mode: ``"a"``, or anything if the file rotates, as with ``RotatingFileHandler``: another
+            process may have written to the file.
         maxBytes: What ``RotatingFileHandler`` calls *max_bytes*.
         backupCount: What it calls *backup_count*.
         encoding: As for ``LockedLogWriter``; ``None`` is UTF-8.
@@ -59,7 +60,7 @@ class LockedLogHandler(logging.Handler):
         path = filename if path is None else path
         if path is None:
             raise TypeError("LockedLogHandler needs the path of a file")
-        if mode != "a":
+        if mode != "a" and not (max_bytes or maxBytes):
             raise ValueError(f"mode must be 'a', not {mode!r}: another process may have written to the file")
         self._arguments = (
             target_of(path),
@@ -93,7 +94,14 @@ class LockedLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Format *record* and write it, whole."""
         try:
-            self._writer.write(self.format(record) + self.terminator)
+            text = self.format(record) + self.terminator
+            writer = self._writer
+            try:
+                writer._write_record(text)
+            except ValueError:
+                if writer is self._writer:
+                    raise
+                self._writer._write_record(text)  # another thread has closed the one before
         except RecursionError:  # as logging.StreamHandler, CPython issue 36272
             raise
         except Exception:  # noqa: BLE001 - handleError is for whatever happens here

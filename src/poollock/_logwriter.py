@@ -10,19 +10,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from ._arguments import check_size
 from ._console import Console
-from ._logfile import FileOptions, LogFile
+from ._logfile import FileOptions, LogFile, is_at_path, open_log, reopen_log
+from ._sink import Sink, threads
 from ._timer import Timer
 from ._typing import override
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _Writer = TypeVar("_Writer", bound="LockedLogWriter")
 
 _CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
-# The threads of this process, as threading.active_count() counts them, which takes ten times as long.
-_threads: dict[int, threading.Thread] = vars(threading)["_active"]
 _NEWLINES = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 
 
@@ -67,6 +69,9 @@ class LockedLogWriter(io.TextIOBase):
 
     __slots__ = ("_append", "_append_in_turn", "_encode", "_unfinished")  # found in half the time
 
+    _stream: Any  # the console that the user gave, in the process that has it
+    _descriptor: int  # what fileno() returns
+
     def __init__(
         self,
         path: str | os.PathLike[str] | TextIO,
@@ -79,13 +84,22 @@ class LockedLogWriter(io.TextIOBase):
         backup_count: int = 0,
         fsync: bool = False,
     ) -> None:
-        self._begin()  # before anything can fail: __del__ closes what there is
-        self._assemble(target_of(path), lock, encoding, errors, newline, max_bytes, backup_count, fsync)
+        target = target_of(path)
+        self._stream = path if target in _CONSOLES else None
+        self._assemble(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync)
         self._opened()
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Return a writer that can be closed, as ``__del__`` does, whatever fails after this."""
+        writer = super().__new__(cls)
+        writer._stream = None
+        writer._descriptor = -1
+        writer._begin()
+        return writer
+
     def _begin(self) -> None:
-        self._file: LogFile | Console | None = None
-        self._opening = threading.Lock()
+        self._file: Sink | None = None
+        self._opening = threading.RLock()
         self._unfinished: dict[threading.Thread, list[bytes]] = {}
         self._append: Callable[[bytes], None] = self._open_and_append
         self._append_in_turn: Callable[[bytes], None] = self._open_and_append
@@ -98,6 +112,8 @@ class LockedLogWriter(io.TextIOBase):
         if "".encode(encoding):
             raise ValueError(f"the encoding {encoding!r} would put a byte order mark into each record")
         codecs.lookup_error(errors)
+        if lock is not None and not hasattr(lock, "__enter__"):
+            raise TypeError(f"lock must be a lock or None, not {lock!r}")
         check_size("max_bytes", max_bytes)
         check_size("backup_count", backup_count)
         if max_bytes and backup_count and sys.platform == "win32":
@@ -150,7 +166,16 @@ class LockedLogWriter(io.TextIOBase):
         Raises:
             ValueError: The writer is closed.
         """
-        return self._opened().fileno()
+        file = self._opened()
+        if isinstance(file, Console):
+            return file.fileno()
+        # Not the one that has the lock: a child that got that would have a part in the lock.
+        with self._opening:
+            if self._descriptor < 0:
+                self._descriptor = open_log(self._target)
+            elif not is_at_path(self._target, self._descriptor):
+                reopen_log(self._target, self._descriptor)
+            return self._descriptor
 
     @override
     def isatty(self) -> bool:
@@ -165,11 +190,12 @@ class LockedLogWriter(io.TextIOBase):
 
         Raises:
             ValueError: The writer is closed.
-            OSError: The file cannot be written; nothing of the record is left in it.
+            OSError: The file cannot be written; nothing of the record is left in it.  With *fsync*
+                the record may be in the file and not on the disk.
             UnicodeEncodeError: *text* cannot be encoded; nothing is written.
         """
         if text and text[-1] == "\n" and not self._unfinished:
-            if len(_threads) > 1:
+            if len(threads) > 1:
                 self._append_in_turn(self._encode(text))
             else:
                 self._append(self._encode(text))
@@ -193,13 +219,16 @@ class LockedLogWriter(io.TextIOBase):
         """Write all of *lines*, whole, in one piece."""
         self.write("".join(lines))
 
+    def _write_record(self, text: str) -> None:
+        self._append_in_turn(self._encode(text))
+
     def timed(self, label: str) -> Timer:
         """Return a context manager that writes how long its block took: ``LABEL cost: SECONDS``.
 
         If the block raises, the line is ``LABEL failed after SECONDS: ERROR``, and the exception
         goes on.  A newline in *label* or in the error is written as a space.
         """
-        return Timer(lambda line: self._append_in_turn(self._encode(line)), label)
+        return Timer(self._write_record, label)
 
     @override
     def close(self) -> None:
@@ -217,29 +246,33 @@ class LockedLogWriter(io.TextIOBase):
             self._begin()
             if file is not None:
                 file.close()
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
 
     def _open_and_append(self, data: bytes) -> None:
         self._opened()
         self._append_in_turn(data)
 
-    def _opened(self) -> LogFile | Console:
+    def _opened(self) -> Sink:
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if self._file is None:
             with self._opening:
-                if self._file is None:
-                    file = self._made()
+                file = self._open()
+                if self._file is None:  # still: a signal handler may have written meanwhile
                     self._append = file.append
                     self._append_in_turn = file.append_in_turn
                     if self._lock is not None:
                         self._append = self._append_in_turn = _within(self._lock, file.append_in_turn)
                     self._file = file
+                else:
+                    file.close()
         return self._file
 
-    def _made(self) -> LogFile | Console:
-        if self._target in _CONSOLES:
-            return Console(_CONSOLES[self._target], guarded=self._lock is not None)
-        return LogFile(self._target, self._file_options)
+    def _open(self) -> Sink:
+        if self._target not in _CONSOLES:
+            return LogFile(self._target, self._file_options)
+        return Console(self._stream or _console(self._target), guarded=self._lock is not None)
 
     def _after_fork(self) -> None:
         file = self._file
@@ -261,7 +294,6 @@ class LockedLogWriter(io.TextIOBase):
 def unopened(cls: type[_Writer], *arguments: Any) -> _Writer:
     """Return a writer that opens its file at the first write."""
     writer = cls.__new__(cls)
-    writer._begin()
     writer._assemble(*arguments)
     return writer
 
@@ -273,10 +305,19 @@ def target_of(path: Any) -> str:
         TypeError: *path* is neither a path nor a console.
     """
     for target, name in _CONSOLES.items():
-        if path is getattr(sys, name):
+        if any(path is stream for stream in (getattr(sys, name), getattr(sys, f"__{name}__"))):
+            if path is None:
+                raise ValueError(f"this process has no sys.{name}")
             return target
     # A spawned worker may be in another directory.
     return os.path.abspath(os.fsdecode(path))
+
+
+def _console(target: str) -> Any:
+    """Return the stream of this process, which may have put a writer in its place."""
+    name = _CONSOLES[target]
+    stream = getattr(sys, name)
+    return getattr(sys, f"__{name}__") if isinstance(stream, LockedLogWriter) else stream
 
 
 def _encoder(encoding: str, errors: str, line: str) -> Callable[[str], bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,21 @@ class Timer:
     ) -> None:
         self.seconds = time.monotonic() - self._start
         if error is None:
-            line = f"{self._label} cost: {self.seconds:.6f}"
-        else:
-            line = f"{self._label} failed after {self.seconds:.6f}: {type(error).__name__}: {error}"
-        self._write_record(line.replace("\r", " ").replace("\n", " ") + "\n")
+            self._write_line(f"cost: {self.seconds:.6f}")
+            return
+        with suppress(Exception):  # the block's own goes on
+            self._write_line(f"failed after {self.seconds:.6f}: {_describe(error)}")
+
+    def _write_line(self, text: str) -> None:
+        line = f"{self._label} {text}".replace("\r", " ").replace("\n", " ")
+        try:
+            self._write_record(f"{line}\n")
+        except UnicodeEncodeError:
+            self._write_record(line.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - whatever its __str__ raises
+        return type(error).__name__

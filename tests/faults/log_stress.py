@@ -118,7 +118,7 @@ def run(
             process.join()
             assert process.exitcode == 0, process
         log.close()
-        return check(Path(logs), Path(notes), kills)
+        return check(Path(logs), Path(notes), kills, max_bytes)
 
 
 def fill(logs: Path, notes: Path) -> None:
@@ -138,7 +138,7 @@ def refused(notes: Path) -> int:
     return sum(file.read_bytes().count(b"full\n") for file in notes.glob("notes-*"))
 
 
-def check(logs: Path, notes: Path, kills: int) -> Found:
+def check(logs: Path, notes: Path, kills: int, max_bytes: int) -> Found:
     noted = Counter(line for file in notes.glob("notes-*") for line in file.read_bytes().splitlines())
     full = noted.pop(b"full", 0)
     blank = noted.pop(b"one byte", 0)
@@ -146,7 +146,10 @@ def check(logs: Path, notes: Path, kills: int) -> Found:
     blank_found = cut = 0
     files = list(logs.iterdir())
     for file in files:
-        *lines, rest = file.read_bytes().split(b"\n")
+        content = file.read_bytes()
+        *lines, rest = content.split(b"\n")
+        # One more is the newline of a record that was cut short.
+        assert not max_bytes or len(content) <= max_bytes + 1 or len(lines) == 1, (file, len(content))
         for line in [*lines, rest] if rest else lines:
             match = RECORD.fullmatch(line)
             if not line:
