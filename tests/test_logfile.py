@@ -352,7 +352,7 @@ def test_child_is_alive_whose_parent_was_killed_in_the_middle_of_a_write(path: P
             os.kill(os.getpid(), signal.SIGKILL)
             return 0
 
-        vars(poollock._logfile)["write"] = fork_then_die
+        setattr(poollock._logfile, "write", fork_then_die)  # noqa: B010 - it exports none
         log.write("lost\n")
 
     with LockedLogWriter(path) as log:

@@ -94,18 +94,20 @@ class LockedLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Format *record* and write it, whole."""
         try:
-            text = self.format(record) + self.terminator
-            writer = self._writer
-            try:
-                writer._write_record(text)
-            except ValueError:
-                if writer is self._writer:
-                    raise
-                self._writer._write_record(text)  # another thread has closed the one before
+            self._write(self.format(record) + self.terminator)
         except RecursionError:  # as logging.StreamHandler, CPython issue 36272
             raise
         except Exception:  # noqa: BLE001 - handleError is for whatever happens here
             self.handleError(record)
+
+    def _write(self, text: str) -> None:
+        while True:
+            writer = self._writer
+            try:
+                return writer._write_record(text)
+            except ValueError:
+                if writer is self._writer:  # else another thread has closed it
+                    raise
 
     @override
     def close(self) -> None:
