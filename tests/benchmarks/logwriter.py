@@ -48,7 +48,7 @@ class Peer(NamedTuple):
     name: str
     make: Callable[[str], Callable[[], object]]
     slow: int = 1
-    drain: Callable[[int], None] = lambda _: None
+    drain: Callable[[int], None] | None = None
 
 
 def ours(path: str, **options: Any) -> Callable[[], object]:
@@ -199,41 +199,49 @@ def work(competitors: list[Peer], directory: Path, rounds: int, count: int, barr
 
 
 def run(processes: int, rounds: int, names: list[str]) -> None:
-    count = 20_000 // processes
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        competitors, end = peers(directory)
-        competitors = [peer for peer in competitors if any(name in peer.name for name in names)]
-        barrier = CONTEXT.Barrier(processes + 1)
-        workers = [
-            CONTEXT.Process(target=work, args=(competitors, directory, rounds, count, barrier))
-            for _ in range(processes)
-        ]
-        for worker in workers:
-            worker.start()
-        figures: dict[str, list[float]] = {peer.name: [] for peer in competitors}
-        for _ in range(rounds):
-            for peer in competitors:
-                barrier.wait()
-                start = time.perf_counter()
-                barrier.wait()
-                written = processes * (count // peer.slow)
-                peer.drain(written)
-                figures[peer.name].append((time.perf_counter() - start) / written * 1e6)
-                for file in directory.iterdir():
-                    os.truncate(file, 0)
-        for worker in workers:
-            worker.join()
+        competitors, end = peers(Path(name))
+        competitors = [peer for peer in competitors if any(part in peer.name for part in names)]
+        figures = measure(competitors, Path(name), processes, rounds)
         end()
     print(f"\n{processes} process{'es' if processes > 1 else ''}{'µs a record':>34}")
     for peer_name, costs in figures.items():
         print(f"{peer_name:34}{spread(costs, 2)}")
     for one, other in RATIOS:
-        if not figures.keys() >= {one, other}:
-            continue
-        ratios = [a / b for a, b in zip(figures[one], figures[other], strict=True)]
-        print(f"    {one} / {other}: {spread(ratios, 2)}")
+        if figures.keys() >= {one, other}:
+            ratios = [a / b for a, b in zip(figures[one], figures[other], strict=True)]
+            print(f"    {one} / {other}: {spread(ratios, 2)}")
     sys.stdout.flush()
+
+
+def measure(competitors: list[Peer], directory: Path, processes: int, rounds: int) -> dict[str, list[float]]:
+    count = 20_000 // processes
+    # Those that others write for start threads, which is a cost for whoever shares their processes.
+    groups = [[peer for peer in competitors if bool(peer.drain) is drains] for drains in (False, True)]
+    barriers = [CONTEXT.Barrier(processes + 1) for _ in groups]
+    workers = [
+        CONTEXT.Process(target=work, args=(group, directory, rounds, count, barrier))
+        for group, barrier in zip(groups, barriers, strict=True)
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    figures: dict[str, list[float]] = {peer.name: [] for peer in competitors}
+    turns = [(peer, barrier) for group, barrier in zip(groups, barriers, strict=True) for peer in group]
+    for _ in range(rounds):
+        for peer, barrier in turns:
+            barrier.wait()
+            start = time.perf_counter()
+            barrier.wait()
+            written = processes * (count // peer.slow)
+            if peer.drain:
+                peer.drain(written)
+            figures[peer.name].append((time.perf_counter() - start) / written * 1e6)
+            for file in directory.iterdir():
+                os.truncate(file, 0)
+    for worker in workers:
+        worker.join()
+    return figures
 
 
 def spread(figures: list[float], digits: int) -> str:
