@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from typing import Any
 
 from ._filelock import LOCK_EX, LOCK_UN, lockf
 from ._sink import Sink
 from ._typing import override
+
+# What a writer goes by that writes to one.
+CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
 
 
 class Console(Sink):
@@ -57,3 +61,18 @@ class Console(Sink):
     def abandon(self) -> None:
         """Write no more; the stream stays open."""
         self._fd = -1
+
+
+def target_of(path: Any) -> str:
+    """Return what is written to, as another process can know it too: an absolute path, or a console.
+
+    Raises:
+        TypeError: *path* is neither a path nor a console.
+    """
+    for target, name in CONSOLES.items():
+        if any(path is stream for stream in (getattr(sys, name), getattr(sys, f"__{name}__"))):
+            if path is None:
+                raise ValueError(f"this process has no sys.{name}")
+            return target
+    # A spawned worker may be in another directory.
+    return os.path.abspath(os.fsdecode(path))

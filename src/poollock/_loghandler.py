@@ -7,7 +7,8 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ._logwriter import LockedLogWriter, target_of, unopened
+from ._console import target_of
+from ._logwriter import LockedLogWriter, unopened
 from ._typing import override
 
 

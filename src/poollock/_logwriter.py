@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 import sys
@@ -13,9 +12,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from ._arguments import check_size
-from ._console import Console
+from ._console import CONSOLES, Console, target_of
 from ._logfile import FileOptions, LogFile, is_at_path, open_log, reopen_log
 from ._sink import Sink, threads
+from ._text import check_encoding, encoder, line_end
 from ._timer import Timer
 from ._typing import override
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _Writer = TypeVar("_Writer", bound="LockedLogWriter")
-
-_CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
-_NEWLINES = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 
 
 class LockedLogWriter(io.TextIOBase):
@@ -85,7 +82,7 @@ class LockedLogWriter(io.TextIOBase):
         fsync: bool = False,
     ) -> None:
         target = target_of(path)
-        self._stream = path if target in _CONSOLES else None
+        self._stream = path if target in CONSOLES else None
         self._assemble(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync)
         self._opened()
 
@@ -106,19 +103,15 @@ class LockedLogWriter(io.TextIOBase):
 
     def _assemble(self, target: str, lock: AbstractContextManager[Any] | None, *options: Any) -> None:
         encoding, errors, newline, max_bytes, backup_count, fsync = options
-        if newline not in _NEWLINES:
-            raise ValueError(f"newline must be None, '', '\\n', '\\r' or '\\r\\n', not {newline!r}")
-        line = _NEWLINES[newline]
-        if "".encode(encoding):
-            raise ValueError(f"the encoding {encoding!r} would put a byte order mark into each record")
-        codecs.lookup_error(errors)
+        line = line_end(newline)
+        check_encoding(encoding, errors)
         if lock is not None and not hasattr(lock, "__enter__"):
             raise TypeError(f"lock must be a lock or None, not {lock!r}")
         check_size("max_bytes", max_bytes)
         check_size("backup_count", backup_count)
         if max_bytes and backup_count and sys.platform == "win32":
             raise NotImplementedError("Windows cannot rename a file that other processes have open")
-        if target in _CONSOLES and (max_bytes or fsync):
+        if target in CONSOLES and (max_bytes or fsync):
             raise ValueError(f"{target} has no size to be limited, and no disk to be on")
         self._target = target
         self._lock = lock
@@ -131,7 +124,7 @@ class LockedLogWriter(io.TextIOBase):
             fsync=fsync,
             guarded=lock is not None,
         )
-        self._encode = _encoder(encoding, errors, line)
+        self._encode = encoder(encoding, errors, line)
         _writers.add(self)
 
     @property
@@ -179,7 +172,7 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def isatty(self) -> bool:
-        return self._target in _CONSOLES and os.isatty(self.fileno())
+        return self._target in CONSOLES and os.isatty(self.fileno())
 
     @override
     def write(self, text: str, /) -> int:
@@ -270,9 +263,15 @@ class LockedLogWriter(io.TextIOBase):
         return self._file
 
     def _open(self) -> Sink:
-        if self._target not in _CONSOLES:
+        if self._target not in CONSOLES:
             return LogFile(self._target, self._file_options)
-        return Console(self._stream or _console(self._target), guarded=self._lock is not None)
+        return Console(self._stream or self._console(), guarded=self._lock is not None)
+
+    def _console(self) -> Any:
+        """Return the stream of this process, which may have put a writer in its place."""
+        name = CONSOLES[self._target]
+        stream = getattr(sys, name)
+        return getattr(sys, f"__{name}__") if isinstance(stream, LockedLogWriter) else stream
 
     def _after_fork(self) -> None:
         file = self._file
@@ -296,36 +295,6 @@ def unopened(cls: type[_Writer], *arguments: Any) -> _Writer:
     writer = cls.__new__(cls)
     writer._assemble(*arguments)
     return writer
-
-
-def target_of(path: Any) -> str:
-    """Return what is written to, as another process can know it too: an absolute path, or a console.
-
-    Raises:
-        TypeError: *path* is neither a path nor a console.
-    """
-    for target, name in _CONSOLES.items():
-        if any(path is stream for stream in (getattr(sys, name), getattr(sys, f"__{name}__"))):
-            if path is None:
-                raise ValueError(f"this process has no sys.{name}")
-            return target
-    # A spawned worker may be in another directory.
-    return os.path.abspath(os.fsdecode(path))
-
-
-def _console(target: str) -> Any:
-    """Return the stream of this process, which may have put a writer in its place."""
-    name = _CONSOLES[target]
-    stream = getattr(sys, name)
-    return getattr(sys, f"__{name}__") if isinstance(stream, LockedLogWriter) else stream
-
-
-def _encoder(encoding: str, errors: str, line: str) -> Callable[[str], bytes]:
-    if line != "\n":
-        return lambda text: text.replace("\n", line).encode(encoding, errors)
-    if codecs.lookup(encoding).name == "utf-8" and errors == "strict":
-        return str.encode
-    return lambda text: text.encode(encoding, errors)
 
 
 def _within(lock: AbstractContextManager[Any], append: Callable[[bytes], None]) -> Callable[[bytes], None]:
