@@ -1,4 +1,4 @@
-"""The tests on every Python of the machine; `.ci/run` calls it."""
+"""The tests on every Python of the machine, which `.ci/run` calls; and the documentation."""
 
 import os
 from pathlib import Path
@@ -27,3 +27,10 @@ def tests(session: nox.Session) -> None:
     """Run the tests."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
