@@ -1,7 +1,11 @@
 """How Sphinx builds the documentation: ``sphinx-build -n -W --keep-going docs docs/_build``."""  # noqa: INP001
 
+import inspect
 from importlib.metadata import version as version_of
 from urllib.request import urlopen
+
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import GoogleDocstring
 
 project = "poollock"
 author = "The poollock developers"
@@ -23,15 +27,16 @@ html_title = "poollock"
 myst_heading_anchors = 3
 
 add_module_names = False
-autodoc_member_order = "bysource"
+maximum_signature_line_length = 90
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # "Attributes:" stay a list
 
-# Type variables, and what is imported for type checkers only.
 nitpick_ignore_regex = [
-    ("py:class", r"(.*\.)?_[A-Z]\w*"),
-    ("py:class", r"AsyncResult|IMapIterator|MapResult|LockedPool|TracebackType"),
+    # Type variables, and what is imported for type checkers only.
+    ("py:class", r"(.*\.)?_[A-Z]\w*|AsyncResult|IMapIterator|MapResult"),
+    # Without a network the names of the standard library are no links; and its inventory has not all of them.
+    ("py:.*", r"(collections|concurrent|contextlib|io|logging|multiprocessing|os|typing)\..*"),
 ]
 
 _PYTHON = "https://docs.python.org/3/"
@@ -39,19 +44,24 @@ _PYTHON = "https://docs.python.org/3/"
 
 def _python_answers() -> bool:
     try:
-        with urlopen(f"{_PYTHON}objects.inv", timeout=5):
+        with urlopen(f"{_PYTHON}objects.inv", timeout=5):  # noqa: S310 - the address stands above
             return True
     except OSError:
         return False
 
 
-if _python_answers():
-    intersphinx_mapping = {"python": (_PYTHON, None)}
-else:  # without a network, the names of the standard library are no links
-    nitpick_ignore_regex += [
-        (
-            "py:.*",
-            r"(abc|collections|concurrent|contextlib|functools|io|logging|multiprocessing|os|signal|types|typing)"
-            r"(\..*)?",
-        ),
-    ]
+intersphinx_mapping = {"python": (_PYTHON, None)} if _python_answers() else {}
+
+
+def _read_property(  # noqa: PLR0917 - autodoc's
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Read a property's docstring as a method's: Napoleon takes a colon in it for ``type: description``."""
+    if what == "property":
+        text = inspect.getdoc(obj) or ""
+        lines[:] = GoogleDocstring(text, app.config, app, "method", name, obj, options).lines()
+
+
+def setup(app: Sphinx) -> None:
+    """Do what no option does."""
+    app.connect("autodoc-process-docstring", _read_property, priority=600)  # after Napoleon

@@ -16,11 +16,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 from typing import NamedTuple
 
 import pytest
 
+import poollock
 from conftest import METHODS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -73,9 +76,8 @@ class Program(NamedTuple):
 
 
 def programs_of(page: Path) -> Iterator[Program]:
-    blocks = list(blocks_of(page))
     number = 0
-    for block, after in zip(blocks, [*blocks[1:], Block("", "", [])], strict=True):
+    for block, after in pairwise([*blocks_of(page), Block("", "", [])]):
         if block.language != "python":
             continue
         number += 1
@@ -167,3 +169,17 @@ def test_blocks(page: Path) -> None:
 
 def test_there_are_programs() -> None:
     assert {program.name for program in PROGRAMS} >= {"index-1", "tutorial-1"}
+
+
+@pytest.mark.parametrize("name", poollock.__all__)
+def test_reference(name: str) -> None:
+    """The reference has each public name, and each member of it that says what it does."""
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    entry = re.search(rf"^\.\. auto\w+:: poollock\.{name}\b.*?(?=^\S)", text, re.DOTALL | re.MULTILINE)
+    assert entry is not None
+    listed = set(re.findall(r"^   \.\. auto\w+:: (\w+)$", entry[0], re.MULTILINE))
+    assert listed == {
+        member
+        for member, value in vars(getattr(poollock, name)).items()
+        if isinstance(value, (FunctionType, classmethod, property)) and value.__doc__ and member[0] != "_"
+    }
