@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -177,9 +177,10 @@ def test_reference(name: str) -> None:
     text = (DOCS / "reference.md").read_text(encoding="utf-8")
     entry = re.search(rf"^\.\. auto\w+:: poollock\.{name}\b.*?(?=^\S)", text, re.DOTALL | re.MULTILINE)
     assert entry is not None
+    public: type[Any] = getattr(poollock, name)
     listed = set(re.findall(r"^   \.\. auto\w+:: (\w+)$", entry[0], re.MULTILINE))
     assert listed == {
         member
-        for member, value in vars(getattr(poollock, name)).items()
+        for member, value in vars(public).items()
         if isinstance(value, (FunctionType, classmethod, property)) and value.__doc__ and member[0] != "_"
     }
