@@ -28,7 +28,7 @@ from conftest import METHODS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
-LOOKALIKES = {"code", "code-block", "doctest", "py", "pycon", "python3", "sourcecode"}  # would not be run
+LOOKALIKES = {"code", "code-block", "doctest", "py", "python3", "sourcecode"}  # would not be run
 RULES = {"only", "needs", "not run"}
 LIMIT = 50  # seconds
 
