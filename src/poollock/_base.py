@@ -59,6 +59,7 @@ class BaseLock(ABC):
         Raises:
             LockNotInstalledError: The lock never reached this process.
             ManagerDiedError: The lock's manager process has ended.
+            PoolLockError: The process of the pool had the lock when it was killed.
         """
 
     @abstractmethod
@@ -67,6 +68,7 @@ class BaseLock(ABC):
 
         Raises:
             ValueError: The lock is free.
+            ManagerDiedError: The lock's manager process has ended.
         """
 
     @abstractmethod
@@ -86,7 +88,7 @@ class BaseLock(ABC):
     @property
     @abstractmethod
     def abandoned(self) -> bool:
-        """Whether a process died holding the lock: what it protects may be half-written."""
+        """Whether a process died holding the lock, so that what it protects may be half-written."""
 
     @abstractmethod
     def mark_consistent(self) -> None:
@@ -102,6 +104,8 @@ class BaseLock(ABC):
         Raises:
             LockTimeoutError: The lock was not free in time.
             LockNotInstalledError: The lock never reached this process.
+            ManagerDiedError: The lock's manager process has ended.
+            PoolLockError: The process of the pool had the lock when it was killed.
         """
         if not self.acquire(timeout=timeout):
             raise LockTimeoutError(self.label, self.holders, timeout or 0, describe())
@@ -274,6 +278,9 @@ def current_lock(name: str = "lock") -> BaseLock:
 
     Args:
         name: Which of the pool's locks; left out, the one called ``lock``, else the only one.
+
+    Returns:
+        The lock.
 
     Raises:
         LockNotInstalledError: No pool put a lock of that name into this process.

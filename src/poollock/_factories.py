@@ -61,10 +61,14 @@ def locked_pool(
         context: A multiprocessing context, or the name of a start method; ``None`` is the
             default context.
 
+    Returns:
+        The pool.  As a context manager it is terminated at the end of the block.
+
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
             made for another start method.
+        OSError: A process or a lock cannot be made.
     """
     return LockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
 
@@ -94,9 +98,13 @@ def manager_locked_pool(
         context: A multiprocessing context, or the name of a start method; ``None`` is the
             default context.
 
+    Returns:
+        The pool.  As a context manager it is terminated at the end of the block.
+
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
             made for another start method.
+        OSError: A process or a lock cannot be made.
     """
     return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)

@@ -138,6 +138,11 @@ class Lock(SemaphoreLock):
     Args:
         context: The multiprocessing context, or the name of the start method, of the processes
             that will share the lock; ``None`` is the default context.
+
+    Raises:
+        TypeError: *context* is neither a context nor a name.
+        ValueError: This platform has no such start method.
+        OSError: The system has no semaphore left, or no place for one.
     """
 
     __slots__ = ("_enter", "_leave")

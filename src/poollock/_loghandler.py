@@ -22,12 +22,12 @@ class LockedLogHandler(logging.Handler):
         path: The file, as for :class:`LockedLogWriter`.
         mode: ``"a"``, or anything if the file rotates, as with ``RotatingFileHandler``: another
             process may have written to the file.
-        maxBytes: What ``RotatingFileHandler`` calls *max_bytes*.
-        backupCount: What it calls *backup_count*.
+        maxBytes: Bytes: *max_bytes* of ``LockedLogWriter``, by ``RotatingFileHandler``'s name.
+        backupCount: *backup_count*, by the same.
         encoding: As for ``LockedLogWriter``; ``None`` is UTF-8.
         delay: Whether the file is opened by the first record.
         errors: As for ``LockedLogWriter``; ``None`` is ``"strict"``.
-        filename: What ``FileHandler`` calls *path*.
+        filename: *path*, by ``FileHandler``'s name.
         lock: As for ``LockedLogWriter``, and so are *newline*, *max_bytes*, *backup_count*
             and *fsync*.
 
@@ -84,7 +84,11 @@ class LockedLogHandler(logging.Handler):
 
     @override
     def handle(self, record: logging.LogRecord) -> bool:
-        """Emit *record* if the filters let it pass; without a lock."""
+        """Emit *record* if the filters let it pass; without a lock.
+
+        Returns:
+            Whether they did.
+        """
         passed: Any = self.filter(record)
         if passed:
             # From Python 3.12 on a filter may put another record in its place.

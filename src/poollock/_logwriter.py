@@ -46,7 +46,7 @@ class LockedLogWriter(io.TextIOBase):
         encoding: The name of the encoding.
         errors: What becomes of text that cannot be encoded, as for ``open``.
         newline: What a newline is written as, as for ``open``.
-        max_bytes: A record that would make the file larger than this goes to a new one, the old
+        max_bytes: Bytes.  A record that would make the file larger than this goes to a new one, the old
             one is renamed to ``path.1``, that to ``path.2`` and so on.  A larger record has a file
             of its own.  0 is no limit.
         backup_count: How many renamed files are kept.  With 0 there is no limit to the file, as
@@ -178,6 +178,9 @@ class LockedLogWriter(io.TextIOBase):
     def write(self, text: str, /) -> int:
         """Write *text*: whole, in one piece, if it ends its line, else as soon as that ends.
 
+        Args:
+            text: The text; a newline at its end ends the record.
+
         Returns:
             The number of characters.
 
@@ -209,7 +212,14 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override] # typeshed: bytes too
-        """Write all of *lines*, whole, in one piece."""
+        """Write all of *lines*, whole, in one piece.
+
+        Args:
+            lines: Texts with their newlines, as for any file.
+
+        Raises:
+            OSError: As ``write``.
+        """
         self.write("".join(lines))
 
     def _write_record(self, text: str) -> None:
@@ -220,12 +230,22 @@ class LockedLogWriter(io.TextIOBase):
 
         If the block raises, the line is ``LABEL failed after SECONDS: ERROR``, and the exception
         goes on.  A newline in *label* or in the error is written as a space.
+
+        Args:
+            label: What the line begins with.
+
+        Returns:
+            The context manager; its ``seconds`` are how long the block took.
         """
         return Timer(self._write_record, label)
 
     @override
     def close(self) -> None:
-        """Write the unfinished records, each with a newline, and close the file."""
+        """Write the unfinished records, each with a newline, and close the file.
+
+        Raises:
+            OSError: They cannot be written; the file is closed all the same.
+        """
         if self.closed:
             return
         try:

@@ -43,7 +43,13 @@ class PoolMethods(multiprocessing.pool.Pool):
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
     ) -> _T:
-        """Call ``func(*args, **kwds)`` in a worker and return the result."""
+        """Call ``func(*args, **kwds)`` in a worker and return the result.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            args: Its other arguments.
+            kwds: Its keyword arguments.
+        """
         return self.apply_async(func, args, kwds).get()
 
     @override
@@ -55,7 +61,15 @@ class PoolMethods(multiprocessing.pool.Pool):
         callback: Callable[[_T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult[_T]:
-        """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``."""
+        """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            args: Its other arguments.
+            kwds: Its keyword arguments.
+            callback: Called with the result, in a thread of this process.
+            error_callback: Called with the error instead.
+        """
         args = tuple(args)
         func = bind_locks(func, self._locks, len(args), kwds)
         return self._unless_ended(
@@ -88,7 +102,13 @@ class PoolMethods(multiprocessing.pool.Pool):
 
     @override
     def map(self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None) -> list[_T]:
-        """Return ``[func(x) for x in iterable]``, the calls spread over the workers."""
+        """Return ``[func(x) for x in iterable]``, the calls spread over the workers.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+        """
         return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
 
     @overload
@@ -130,7 +150,15 @@ class PoolMethods(multiprocessing.pool.Pool):
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult[_T]:
-        """Start what ``map`` does and return its ``MapResult``."""
+        """Start what ``map`` does and return its ``MapResult``.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+            callback: Called with the result, in a thread of this process.
+            error_callback: Called with the error instead.
+        """
         func = bind_locks(func, self._locks, 1)
         return super().map_async(func, iterable, chunksize, callback, error_callback)
 
@@ -162,7 +190,13 @@ class PoolMethods(multiprocessing.pool.Pool):
     def imap(
         self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator[_T]:
-        """Yield each result of ``map``, in order, as soon as it is there."""
+        """Yield each result of ``map``, in order, as soon as it is there.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task.
+        """
         return self._unless_ended(super().imap(bind_locks(func, self._locks, 1), iterable, chunksize))
 
     @overload
@@ -193,7 +227,13 @@ class PoolMethods(multiprocessing.pool.Pool):
     def imap_unordered(
         self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator[_T]:
-        """Yield each result of ``map``, in any order, as soon as it is there."""
+        """Yield each result of ``map``, in any order, as soon as it is there.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task.
+        """
         return self._unless_ended(
             super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
         )
@@ -205,7 +245,13 @@ class PoolMethods(multiprocessing.pool.Pool):
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
     ) -> list[_T]:
-        """Return ``[func(*args) for args in iterable]``, the calls spread over the workers."""
+        """Return ``[func(*args) for args in iterable]``, the calls spread over the workers.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The arguments of each call, without the locks.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+        """
         func, iterable = self._bind_star(func, iterable)
         return super().starmap(func, iterable, chunksize)
 
@@ -218,7 +264,15 @@ class PoolMethods(multiprocessing.pool.Pool):
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult[list[_T]]:
-        """Start what ``starmap`` does and return its ``AsyncResult``."""
+        """Start what ``starmap`` does and return its ``AsyncResult``.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The arguments of each call, without the locks.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+            callback: Called with the result, in a thread of this process.
+            error_callback: Called with the error instead.
+        """
         func, iterable = self._bind_star(func, iterable)
         return super().starmap_async(func, iterable, chunksize, callback, error_callback)
 

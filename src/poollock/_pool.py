@@ -26,7 +26,17 @@ from ._worker import Setup
 
 
 class LockedPool(PoolMethods):
-    """A ``multiprocessing.Pool`` whose workers share locks; see :func:`locked_pool`."""
+    """A ``multiprocessing.Pool`` whose workers share locks; its arguments are those of :func:`locked_pool`.
+
+    Where a method raises or gives an error, it is one of these:
+
+    - what the task itself raised;
+    - ``WorkerDiedError``: the worker that ran the task has ended;
+    - ``InitializerError``: the initializer raised;
+    - ``BrokenPoolError``: the workers do not start, or the pool was ended first;
+    - ``TypeError``: the function asks for a lock at a place that cannot be filled;
+    - ``ValueError``: the pool is closed.
+    """
 
     _ctx: BaseContext
     _pool: list[Any]

@@ -156,4 +156,4 @@ def make_lock(manager: LockManager, like: BaseLock | None = None) -> BaseLock:
     if isinstance(like, Semaphore):
         return ManagerSemaphore(manager, like.value)
     lock = ManagerLock(manager)
-    return RLock.around(lock) if isinstance(like, RLock) else lock
+    return RLock._around(lock) if isinstance(like, RLock) else lock

@@ -20,6 +20,11 @@ class RLock(BaseLock):
     Args:
         context: The multiprocessing context, or the name of the start method, of the processes
             that will share the lock; ``None`` is the default context.
+
+    Raises:
+        TypeError: *context* is neither a context nor a name.
+        ValueError: This platform has no such start method.
+        OSError: The system has no semaphore left, or no place for one.
     """
 
     # Around a plain lock; which thread has it and how often is this process's own affair.
@@ -34,7 +39,7 @@ class RLock(BaseLock):
         self._register()
 
     @classmethod
-    def around(cls, lock: BaseLock) -> RLock:
+    def _around(cls, lock: BaseLock) -> RLock:
         """Return an RLock that takes *lock* the first time and gives it back the last."""
         rlock = cls.__new__(cls)
         rlock._assemble((lock,))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 _LINE_ENDS = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 
 
-def line_end(newline: object) -> str:
+def line_end(newline: str | None) -> str:
     """Return what a newline is written as.
 
     Raises:
