@@ -319,7 +319,15 @@ def cell(library: str, event_name: str, method: str, index: int, seconds: float)
 
 
 class Seen(NamedTuple):
-    """What the caller saw in one run of a cell."""
+    """What the caller saw in one run of a cell.
+
+    Attributes:
+        hangs: Whether a task had no result.
+        errors: The exceptions of tasks.
+        done: How many tasks gave their results.
+        after: What came of the task afterwards; empty if it never came to that.
+        ends: Whether the program ended.
+    """
 
     hangs: bool
     errors: tuple[str, ...]
@@ -377,9 +385,11 @@ def seen(lines: list[str], *, ends: bool) -> Seen:
     tasks = [line.split()[1] for line in lines if line.startswith("task ")]
     after = [line.split()[1] for line in lines if line.startswith("after ")]
     raised = tuple(dict.fromkeys(task for task in tasks if task not in ("done", HANGS)))
-    # Tasks that run in one call are over with their error, or when all are done.
-    over = bool(after) or len(tasks) == TASKS or bool(raised)
-    return Seen(HANGS in tasks or not over, raised, tasks.count("done"), after[0] if after else HANGS, ends)
+    # One call for all is over with its error; where it hangs, there is no next.
+    over = bool(raised) or len(tasks) == TASKS
+    return Seen(
+        HANGS in tasks or not over, raised, tasks.count("done"), [*after, HANGS][0] if over else "", ends
+    )
 
 
 def some(count: int, times: int) -> str:
@@ -400,12 +410,12 @@ def text(event: Event, runs: list[Seen]) -> str:
         parts.append(
             f"all {others}done" if least == event.others else f"{figure} of {event.others} {others}done"
         )
-        afters = [run.after for run in runs]
+        afters = [run.after for run in runs if run.after]
         for after in dict.fromkeys(afters):
             said = {"done": "pool goes on", HANGS: "the next task hangs"}.get(after, "pool broken")
             if said == "pool broken" and after not in errors:
                 said += f": {after}"
-            parts.append(said + some(afters.count(after), times))
+            parts.append(said + some(afters.count(after), len(afters)))
     if count := sum(not run.ends and not run.hangs and run.after != HANGS for run in runs):
         parts.append(f"the program does not end{some(count, times)}")
     return ", ".join(parts)
