@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -32,6 +31,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, NamedTuple, NoReturn
+
+from figures import machine
 
 WORKERS = 2
 TASKS = 20
@@ -431,14 +432,6 @@ def version(package: str | None) -> str | None:
         return None
 
 
-def processor() -> str:
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Do harm to the workers of each pool; print what came of it."
@@ -467,11 +460,9 @@ def main() -> None:
         print("|", " | ".join(row), "|")
     packages = dict.fromkeys(package for name in libraries if (package := LIBRARIES[name].package))
     versions = ", ".join(f"{package} {version(package) or 'not installed'}" for package in packages)
-    python = f"{platform.python_implementation()} {platform.python_version()}"
     print(f"\nStart method {options.method} (joblib: its own, loky), {WORKERS} workers, {TASKS} tasks.")
     print(f"Each event {options.times} times, {options.limit:g} s for each. {versions}.")
-    print(f"{python}, {platform.platform()}, {os.cpu_count()} cores, {processor()}.")
-    print(f"{time.strftime('%Y-%m-%d')}.")
+    print(f"{machine()}.")
 
 
 if __name__ == "__main__":

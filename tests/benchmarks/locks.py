@@ -1,6 +1,6 @@
 """What a lock costs in a worker, beside what a user would take instead.
 
-    python tests/benchmarks/locks.py
+    python tests/benchmarks/locks.py [--json FILE] [number of processes ...]
 
 All of them take turns in each round, so that a busy machine slows all alike.  A figure is the
 median over the rounds of the nanoseconds for one `with lock: pass`; in brackets least and most.
@@ -9,13 +9,15 @@ The ratio is to `with multiprocessing.Lock()` of the same round, `bare semaphore
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import platform
 import statistics
-import sys
 import time
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
+
+from figures import save
 
 from poollock import Lock, manager_locked_pool
 
@@ -51,7 +53,7 @@ def peers(ours: Lock, standard: Any, manager_ours: Any, manager_standard: Any, p
     ]
 
 
-def run(processes: int) -> None:
+def run(processes: int) -> dict[str, list[float]]:
     context: Any = multiprocessing.get_context(
         "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     )
@@ -80,9 +82,15 @@ def run(processes: int) -> None:
             f"{name:22}{statistics.median(costs):>12,.0f} {spread:23}"
             f"{statistics.median(ratios):.2f} [{min(ratios):.2f} to {max(ratios):.2f}]"
         )
+    return figures
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("processes", type=int, nargs="*", default=[1, 2, 8])
+    parser.add_argument("--json", metavar="FILE", help="write the figures to a file, too, for docs/draw.py")
+    options = parser.parse_args()
     print(f"Python {platform.python_version()}, {multiprocessing.cpu_count()} cores, {platform.platform()}")
-    for count in map(int, sys.argv[1:] or ["1", "2", "8"]):
-        run(count)
+    costs = {count: run(count) for count in options.processes}
+    if options.json:
+        save(options.json, costs)

@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/logwriter.py [--rounds N] [--processes 1 4 16]
     python tests/benchmarks/logwriter.py --rounds 25 -- Locked "os.write"  # those with that in their names
+    python tests/benchmarks/logwriter.py --json FILE  # writes the figures to a file, too
 
 All of them take turns in each round, so that a busy machine slows all alike.  In each turn every
 process writes its records, and the turn ends when all of them are in the file.  A figure is the
@@ -28,6 +29,8 @@ from importlib import import_module
 from os import stat, write
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from figures import save
 
 from poollock import LockedLogHandler, LockedLogWriter
 
@@ -198,7 +201,7 @@ def work(competitors: list[Peer], directory: Path, rounds: int, count: int, barr
             barrier.wait()
 
 
-def run(processes: int, rounds: int, names: list[str]) -> None:
+def run(processes: int, rounds: int, names: list[str]) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name:
         competitors, end = peers(Path(name))
         competitors = [peer for peer in competitors if any(part in peer.name for part in names)]
@@ -212,6 +215,7 @@ def run(processes: int, rounds: int, names: list[str]) -> None:
             ratios = [a / b for a, b in zip(figures[one], figures[other], strict=True)]
             print(f"    {one} / {other}: {spread(ratios, 2)}")
     sys.stdout.flush()
+    return figures
 
 
 def measure(competitors: list[Peer], directory: Path, processes: int, rounds: int) -> dict[str, list[float]]:
@@ -254,7 +258,15 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("names", nargs="*", default=[""], help="parts of the names of those to be measured")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to a file, too, for docs/draw.py")
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {multiprocessing.cpu_count()} cores, {platform.platform()}")
-    for number in options.processes:
-        run(number, options.rounds, options.names)
+    microseconds = {number: run(number, options.rounds, options.names) for number in options.processes}
+    if options.json:
+        save(
+            options.json,
+            {
+                number: {name: [1000 * cost for cost in costs] for name, costs in names.items()}
+                for number, names in microseconds.items()
+            },
+        )
