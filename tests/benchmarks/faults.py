@@ -4,7 +4,7 @@
     python tests/benchmarks/faults.py --only pebble joblib -- idle initializer  # parts of their names
 
 Every cell is a program of its own, in a process group of its own, which does it to a pool of two
-workers and reports what its caller sees; it is run several times, for some events are a race.
+workers and reports what its caller sees; several of them run at once, for some events are a race.
 What has no result by the time limit hangs, and is killed.  A cell says:
 
 - which exceptions the caller got, or that a result never came;
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -216,8 +217,7 @@ def standard_pool(event: Event, context: Any) -> Generator[Run]:
 
 @contextmanager
 def executor(event: Event, context: Any) -> Generator[Run]:
-    futures = import_module("concurrent.futures")
-    with futures.ProcessPoolExecutor(WORKERS, context, *initial(event, context)) as pool:
+    with ProcessPoolExecutor(WORKERS, context, *initial(event, context)) as pool:
         yield by_one(lambda task, number: pool.submit(reaching(event, task), number).result)
 
 
@@ -351,7 +351,7 @@ def end_group(leader: subprocess.Popen[bytes]) -> None:
 
 
 def observe(library: str, event: Event, method: str, index: int, seconds: float) -> Seen:
-    here = os.path.dirname(os.path.abspath(__file__))
+    path = [os.path.dirname(__file__), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     with TemporaryDirectory() as directory:
         report, errors = Path(directory, "report"), Path(directory, "errors")
         program = f"import faults; faults.cell({library!r}, {event.name!r}, {method!r}, {index}, {seconds})"
@@ -364,7 +364,7 @@ def observe(library: str, event: Event, method: str, index: int, seconds: float)
                 stderr=stderr,
                 env={
                     **os.environ,
-                    "PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])]),
+                    "PYTHONPATH": os.pathsep.join(map(os.path.abspath, path)),
                     "TMPDIR": directory,
                     "JOBLIB_TEMP_FOLDER": directory,
                 },
@@ -386,11 +386,11 @@ def seen(lines: list[str], *, ends: bool) -> Seen:
     tasks = [line.split()[1] for line in lines if line.startswith("task ")]
     after = [line.split()[1] for line in lines if line.startswith("after ")]
     raised = tuple(dict.fromkeys(task for task in tasks if task not in ("done", HANGS)))
-    # One call for all is over with its error; where it hangs, there is no next.
-    over = bool(raised) or len(tasks) == TASKS
-    return Seen(
-        HANGS in tasks or not over, raised, tasks.count("done"), [*after, HANGS][0] if over else "", ends
-    )
+    if not after and (
+        raised or len(tasks) == TASKS
+    ):  # else it hangs in one call for all, and there is no next
+        after = [HANGS]
+    return Seen(HANGS in tasks or not after, raised, tasks.count("done"), "".join(after), ends)
 
 
 def some(count: int, times: int) -> str:
@@ -439,7 +439,7 @@ def main() -> None:
     parser.add_argument("events", nargs="*", default=[""], help="parts of the names of events; left out, all")
     parser.add_argument("--only", nargs="+", default=[""], metavar="LIBRARY", help="parts of their names")
     parser.add_argument("--method", default="fork", choices=multiprocessing.get_all_start_methods())
-    parser.add_argument("--times", type=int, default=3, help="how many times each is done (default: 3)")
+    parser.add_argument("--times", type=int, default=5, help="how many times each is done (default: 5)")
     parser.add_argument("--limit", type=float, default=15, help="seconds for one program (default: 15)")
     options = parser.parse_args()
     libraries = [name for name in LIBRARIES if any(part in name for part in options.only)]
@@ -448,14 +448,16 @@ def main() -> None:
     for event in events:
         rows.append([event.name])
         for name in libraries:
-            runs: list[Seen] = []
+            said = "not installed"
             if version(LIBRARIES[name].package) is not None:
-                runs = [
-                    observe(name, event, options.method, index, options.limit)
-                    for index in range(options.times)
-                ]
-            rows[-1].append(text(event, runs) if runs else "not installed")
-            print(f"{event.name}: {name}: {rows[-1][-1]}", file=sys.stderr)
+                with ThreadPoolExecutor() as at_once:
+                    runs = [
+                        at_once.submit(observe, name, event, options.method, index, options.limit)
+                        for index in range(options.times)
+                    ]
+                said = text(event, [run.result() for run in runs])
+            rows[-1].append(said)
+            print(f"{event.name}: {name}: {said}", file=sys.stderr)
     for row in [["", *(f"`{name}`" for name in libraries)], ["---"] * (len(libraries) + 1), *rows]:
         print("|", " | ".join(row), "|")
     packages = dict.fromkeys(package for name in libraries if (package := LIBRARIES[name].package))
