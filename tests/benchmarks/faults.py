@@ -108,6 +108,10 @@ def unloadable(_: int) -> Unloadable:
 kept: list[Any] = []
 
 
+def keep(lock: Any) -> None:
+    kept.append(lock)
+
+
 def with_kept(task: Task, number: int) -> object:
     return task(kept[0], number)
 
@@ -201,7 +205,7 @@ def by_call(call: Callable[[Sequence[Task]], Iterator[object]]) -> Run:
 
 def initial(event: Event, context: Any) -> tuple[Any, tuple[Any, ...]]:
     """The initializer of a pool that does nothing for locks, and its arguments."""
-    return (kept.append, (context.Lock(),)) if event.locked else (event.initializer, ())
+    return (keep, (context.Lock(),)) if event.locked else (event.initializer, ())
 
 
 def reaching(event: Event, task: Task) -> Task:
