@@ -28,6 +28,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib import import_module, metadata
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -306,6 +307,9 @@ def kill_idle(run: Run, index: int) -> None:
 
 def cell(library: str, event_name: str, method: str, index: int, seconds: float) -> None:
     """Do it, and write to *report* a line for each thing that the caller learns."""
+    # Outside of the process group that is killed in the end, it takes away the semaphores.
+    resource_tracker.ensure_running()
+    os.setsid()
     os.environ["POOL_PID"] = str(os.getpid())
     event = next(event for event in EVENTS if event.name == event_name)
     context = multiprocessing.get_context(method)
@@ -342,7 +346,7 @@ class Seen(NamedTuple):
 
 
 def end_group(leader: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a process group; multiprocessing's tracker, which ignores SIGTERM, tidies up."""
+    """Kill what is left of a process group; loky's tracker, which ignores SIGTERM, tidies up before."""
     with suppress(ProcessLookupError):
         for number in (signal.SIGTERM, signal.SIGCONT):
             os.killpg(leader.pid, number)
@@ -351,6 +355,7 @@ def end_group(leader: subprocess.Popen[bytes]) -> None:
             leader.poll()
             os.killpg(leader.pid, 0)
         os.killpg(leader.pid, signal.SIGKILL)
+    leader.kill()
     leader.wait()
 
 
@@ -372,7 +377,6 @@ def observe(library: str, event: Event, method: str, index: int, seconds: float)
                     "TMPDIR": directory,
                     "JOBLIB_TEMP_FOLDER": directory,
                 },
-                start_new_session=True,
             )
             try:
                 with suppress(subprocess.TimeoutExpired):
