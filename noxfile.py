@@ -31,6 +31,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a warning is an error."""
-    session.install("-e", ".[docs]")
+    """Run the programs of the documentation, with the packages that they need, and build it without a warning."""
+    session.install("-e", ".[docs,test,bench,examples]")
+    session.run("python", "-m", "pytest", "tests/test_docs.py")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
