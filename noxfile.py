@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the programs of the documentation, with the packages that they need, and build it without a warning."""
+    """Run the documentation's programs, with the packages that they need, and build it."""
     session.install("-e", ".[docs,test,bench,examples]")
     session.run("python", "-m", "pytest", "tests/test_docs.py")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
