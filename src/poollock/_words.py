@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import mmap
 import os
+from multiprocessing import reduction
 from multiprocessing.heap import Arena
 from typing import Any
 
@@ -13,6 +14,30 @@ _LINE = 64  # bytes; one cache line a lock, so that two busy locks do not slow e
 
 # A line is given out once and never again: a process that outlives the lock may still write to it.
 _free: collections.deque[tuple[Arena, int]] = collections.deque()
+
+
+class _Page(Arena):
+    """An Arena that any pickler can send to a process that is being started.
+
+    ForkingPickler is told elsewhere how to pickle an Arena; loky's pickler is not.
+    """
+
+    if os.name == "posix":
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _rebuilt_page, (self.size, reduction.DupFd(self.fd))
+
+
+def _rebuilt_page(size: int, fd: Any) -> _Page:
+    return _Page(size, fd.detach())
+
+
+def _make_page(count: int) -> _Page:
+    try:
+        return _Page(count * mmap.PAGESIZE)
+    except OSError as error:
+        reason = f"{error.strerror}; a lock needs shared memory"
+        raise OSError(error.errno, reason, error.filename) from None
 
 
 class SharedWords:
@@ -33,12 +58,12 @@ def shared_words(count: int) -> SharedWords:
     size = count * _WORD
     if size > _LINE:
         pages = -(-size // mmap.PAGESIZE)
-        return SharedWords(Arena(pages * mmap.PAGESIZE), 0, count)
+        return SharedWords(_make_page(pages), 0, count)
     while True:
         try:
             return SharedWords(*_free.popleft(), count)
         except IndexError:
-            page = Arena(mmap.PAGESIZE)
+            page = _make_page(1)
             _free.extend((page, start) for start in range(0, mmap.PAGESIZE, _LINE))
 
 
