@@ -62,6 +62,16 @@ def _read_property(  # noqa: PLR0917 - autodoc's
         lines[:] = GoogleDocstring(text, app.config, app, "method", name, obj, options).lines()
 
 
+def _show_public_bases(app: Sphinx, name: str, obj: object, options: object, bases: list[type]) -> None:
+    """Show the bases of a private base in its place."""
+    bases[:] = [
+        public
+        for base in bases
+        for public in (base.__bases__ if base.__module__.startswith("poollock._") else (base,))
+    ]
+
+
 def setup(app: Sphinx) -> None:
     """Do what no option does."""
+    app.connect("autodoc-process-bases", _show_public_bases)
     app.connect("autodoc-process-docstring", _read_property, priority=600)  # after Napoleon
