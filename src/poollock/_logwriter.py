@@ -191,10 +191,7 @@ class LockedLogWriter(io.TextIOBase):
             UnicodeEncodeError: *text* cannot be encoded; nothing is written.
         """
         if text and text[-1] == "\n" and not self._unfinished:
-            if len(threads) > 1:
-                self._append_in_turn(self._encode(text))
-            else:
-                self._append(self._encode(text))
+            self._write_record(text)
         else:
             self._put(text)
         return len(text)
@@ -223,7 +220,10 @@ class LockedLogWriter(io.TextIOBase):
         self.write("".join(lines))
 
     def _write_record(self, text: str) -> None:
-        self._append_in_turn(self._encode(text))
+        if len(threads) > 1:
+            self._append_in_turn(self._encode(text))
+        else:
+            self._append(self._encode(text))
 
     def timed(self, label: str) -> Timer:
         """Return a context manager that writes how long its block took: ``LABEL cost: SECONDS``.
