@@ -133,7 +133,7 @@ class LogFile(Sink):
     def _know(self) -> None:
         status = os.fstat(self._fd)
         self._inode, self._device = status.st_ino, status.st_dev
-        if self._fsync:
+        if self._fsync and sys.platform != "win32":  # which opens no directory
             with directory_of(self._path) as directory:
                 os.fsync(directory)
 
