@@ -329,7 +329,8 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
         return real_write(fd, data)
 
     def handler(*_: object) -> None:
-        log.write("inner\n")
+        for _ in range(2000):  # more than the interpreter's stack is deep
+            log.write("inner\n")
 
     with LockedLogWriter(path) as log:
         before = signal.signal(signal.SIGUSR1, handler)
@@ -338,7 +339,7 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
             log.write("outer\n")
         finally:
             signal.signal(signal.SIGUSR1, before)
-    assert path.read_text() == "outer\ninner\n"
+    assert path.read_text() == "outer\n" + "inner\n" * 2000
 
 
 def test_threads_that_open_the_file_together_share_it(path: Path) -> None:

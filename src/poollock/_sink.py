@@ -27,6 +27,14 @@ class _Turn:
         self.taken = False
         self.later: deque[Callable[[], object]] = deque()
 
+    def end(self) -> None:
+        """Do what came meanwhile, and what comes while that is done."""
+        try:
+            while self.later:
+                self.later.popleft()()
+        finally:
+            self.taken = False
+
 
 _turn = _Turn()
 
@@ -48,15 +56,13 @@ class Sink(ABC):
         """
         turn = _turn
         if turn.taken:
-            turn.later.append(partial(self.append, data))
+            turn.later.append(partial(self._write, data))
             return
         turn.taken = True
         try:
             self._write(data)
         finally:
-            turn.taken = False
-            while turn.later:
-                turn.later.popleft()()
+            turn.end()
 
     def close(self) -> None:
         """Close it, after the write in whose middle this is called, if it is."""
