@@ -40,7 +40,10 @@ def pool(factory: Callable[..., LockedPool], method: str) -> Iterator[LockedPool
 
 
 def open_files() -> Counter[str]:
-    """What the descriptors of this process stand for."""
+    """What the descriptors of this process stand for.
+
+    Compare with ``<=``: what an earlier test has left to the garbage collector may be closed meanwhile.
+    """
     links: Counter[str] = Counter()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that lists them

@@ -8,7 +8,6 @@ import multiprocessing.pool
 import os
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,7 +180,7 @@ def test_nothing_is_left_open(
     for _ in range(3):
         use()
         gc.collect()
-    assert open_files() - before == Counter()  # an earlier test's pool may still be closing its own
+    assert open_files() <= before
     assert [name for name in os.listdir("/dev/shm") if prefix in name] == []
     assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
 

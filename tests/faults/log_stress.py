@@ -149,8 +149,9 @@ def check(logs: Path, notes: Path, kills: int, max_bytes: int) -> Found:
         content = file.read_bytes()
         *lines, rest = content.split(b"\n")
         # One more is the newline of a record that was cut short.
+        lines += [rest] if rest else []
         assert not max_bytes or len(content) <= max_bytes + 1 or len(lines) == 1, (file, len(content))
-        for line in [*lines, rest] if rest else lines:
+        for line in lines:
             match = RECORD.fullmatch(line)
             if not line:
                 blank_found += 1
