@@ -329,7 +329,7 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
         return real_write(fd, data)
 
     def handler(*_: object) -> None:
-        for _ in range(2000):  # more than the interpreter's stack is deep
+        for _number in range(2000):  # more than the interpreter's stack is deep
             log.write("inner\n")
 
     with LockedLogWriter(path) as log:

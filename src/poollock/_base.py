@@ -19,8 +19,6 @@ from typing import Any, NoReturn, TypeVar, final
 from ._errors import LockNotInstalledError, LockTimeoutError
 from ._process import describe
 
-_Lock = TypeVar("_Lock", bound="BaseLock")
-
 _known: weakref.WeakValueDictionary[bytes, BaseLock] = weakref.WeakValueDictionary()
 _installed: dict[str, BaseLock] = {}
 _kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else keeps alive
@@ -187,6 +185,9 @@ class BaseLock(ABC):
                 f"that starts by {popen.method!r}; make it with context={popen.method!r}"
             )
         return _rebuilt, (type(self), self._identity, self._name, self._parts())
+
+
+_Lock = TypeVar("_Lock", bound=BaseLock)
 
 
 def _rebuilt(

@@ -69,7 +69,7 @@ class LockedPool(PoolMethods):
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
                 others = [lock for lock in known_locks() if can_reach(lock, ctx)]
-                setup = Setup(self._locks, others, initializer, initargs)
+                setup = (self._locks, others, initializer, initargs)
                 self._start(ctx, processes or _cpu_count(), maxtasksperchild, setup)
                 started = True
         except BaseException:  # a Ctrl-C that was put off among them

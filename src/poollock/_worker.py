@@ -10,7 +10,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from ._base import BaseLock, install_locks, title
 from ._frames import FrameReader, dump, header
@@ -26,6 +26,11 @@ BEGUN = 0
 VOID_FROM = 1
 VOID_TO = 2
 WORDS = 3
+
+# What a worker puts in place first: locks by their names, other locks, the initializer and its arguments.
+Setup: TypeAlias = (
+    "tuple[Mapping[str, BaseLock], Iterable[BaseLock], Callable[..., object] | None, tuple[Any, ...]]"
+)
 
 _READY = b""  # what a worker sends first; or what its initializer raised
 _SMALL = 1 << 16  # bytes; more is not copied to be sent in one call
@@ -97,15 +102,6 @@ class WorkerEnd:
             return True
         finally:
             self._claims.release()
-
-
-class Setup(NamedTuple):
-    """What a worker puts in place before its first task."""
-
-    locks: Mapping[str, BaseLock]
-    others: Iterable[BaseLock]
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
 
 
 def run_worker(end: WorkerEnd, maxtasks: int, setup: Setup) -> None:
