@@ -88,7 +88,7 @@ class Played:
 
 @pytest.mark.parametrize("both", [False, True])
 def test_tasks_begin_in_the_order_in_which_they_came(both: bool) -> None:  # noqa: FBT001 - pytest's
-    dispatcher = Dispatcher(2, lambda _: None)
+    dispatcher = Dispatcher(2, lambda: None)
     one, two = Played(dispatcher), Played(dispatcher)
     for number in range(60):
         dispatcher.put(Task(0, number, len, (), dump(number)))

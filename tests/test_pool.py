@@ -8,6 +8,7 @@ import multiprocessing.pool
 import os
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import pytest
 
 import poollock
 import tasks
-from conftest import FACTORIES, children, open_files
-from poollock import Lock, LockedPool, RLock, Semaphore, _words, locked_pool
+from conftest import FACTORIES, children, open_files, wait_until
+from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _words, locked_pool
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -183,6 +184,25 @@ def test_nothing_is_left_open(
     assert open_files() <= before
     assert [name for name in os.listdir("/dev/shm") if prefix in name] == []
     assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
+
+
+def test_lock_is_freed_with_its_pool(factory: Callable[..., LockedPool], method: str) -> None:
+    """At once, also if the next pool begins before: every fork has something to do for every lock."""
+    locks: list[weakref.ref[BaseLock]] = []
+
+    def use() -> None:
+        for _ in range(3):
+            with factory(1, context=method) as pool:  # the one before is still there when it begins
+                pool.apply(abs, (1,))
+            locks.append(weakref.ref(pool.lock))
+            wait_until(lambda: sum(lock() is not None for lock in locks) == 1)
+
+    gc.disable()
+    try:
+        use()
+        wait_until(lambda: sum(lock() is not None for lock in locks) == 0)
+    finally:
+        gc.enable()
 
 
 def test_workers_do_not_start_when_the_first_cannot() -> None:

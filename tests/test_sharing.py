@@ -244,10 +244,11 @@ def test_lock_that_never_reached_the_worker(factory: Callable[..., LockedPool], 
         assert pool.apply(tasks.give_back, (late,)) is late
 
 
-def test_lock_whose_maker_has_ended_does_not_stop_a_pool() -> None:
+@pytest.mark.parametrize("make", [Lock, RLock, Semaphore])
+def test_lock_whose_maker_has_ended_does_not_stop_a_pool(make: Callable[..., Any]) -> None:
     """A process that got a lock as it started, and whose parent then dropped it, makes a pool."""
     context = multiprocessing.get_context("spawn")
-    lock = Lock(context=context)
+    lock = make(context=context)
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = context.Process(target=make_a_pool, args=(lock, sender))
     process.start()
@@ -258,10 +259,11 @@ def test_lock_whose_maker_has_ended_does_not_stop_a_pool() -> None:
     process.join()
 
 
-def make_a_pool(lock: Lock, sender: Any) -> None:
+def make_a_pool(lock: Any, sender: Any) -> None:
     sender.send("the lock is here")
     # The semaphore's name is gone when the maker drops its lock; wait for that.
-    name = lock._raw._semlock.name.lstrip("/")
+    with_semaphore: Any = getattr(lock, "_lock", lock)  # of an RLock it is a part
+    name = with_semaphore._raw._semlock.name.lstrip("/")
     while any(name in entry for entry in os.listdir("/dev/shm")):
         time.sleep(0.005)
     with locked_pool(1, context="spawn") as pool:

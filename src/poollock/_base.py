@@ -198,6 +198,8 @@ def _rebuilt(
         return known
     lock = cls.__new__(cls)
     try:
+        if any(isinstance(part, _AbsentLock) for part in parts):
+            raise FileNotFoundError
         lock._assemble(parts)
     except OSError:  # its maker has ended, and its semaphore with it: only its users should mind
         return _AbsentLock(identity, name)

@@ -6,11 +6,8 @@ import os
 import pickle
 import queue
 import selectors
-import socket
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from time import monotonic, sleep
 from typing import Any
@@ -19,6 +16,7 @@ from ._crew import Crew, Worker
 from ._dispatch import Dispatcher, Task
 from ._errors import WorkerDiedError
 from ._failures import initializer_failed, pool_ended, starts_failed
+from ._inbox import Inbox
 from ._outcomes import Outcomes, report
 from ._pickling import dump_task
 from ._process import describe, describe_exit, exit_code
@@ -46,16 +44,13 @@ class Channel:
 
     def __init__(self, crew: Crew, size: int, cache: dict[int, Any], reclaimer: Reclaimer) -> None:
         self._crew = crew
-        self._outcomes = Outcomes(cache, partial(self.post, _nothing))
+        self._inbox = Inbox()
+        self._outcomes = Outcomes(cache, self._inbox.wake)
         self.over = False  # the result handler will see no more results
         self._reclaimer = reclaimer
         self._selector = selectors.DefaultSelector()
-        self._wakened, self._waker = socket.socketpair()
-        self._wakened.settimeout(0)
-        self._waker.settimeout(0)
-        self._selector.register(self._wakened, selectors.EVENT_READ, None)
-        self._inbox: deque[Callable[[], object]] = deque()
-        self._dispatcher = Dispatcher(size, self._watch_writing)
+        self._selector.register(self._inbox.sock, selectors.EVENT_READ, None)
+        self._dispatcher = Dispatcher(size, self._inbox.wake)
         self._broken: Callable[[], Exception] | None = None
         self._cause: tuple[str, str] | None = None  # what the initializer raised
         self._no_more = False  # tasks will come
@@ -68,20 +63,16 @@ class Channel:
 
     # From other threads.
 
-    def post(self, message: Callable[[], object]) -> None:
-        """Have the result handler call *message*."""
-        self._inbox.append(message)
-        with suppress(OSError):  # it has enough to wake it, or it has ended
-            self._waker.send(b"\0")
-
     def add(self, worker: Worker) -> None:
         """Have a worker that was started."""
         worker.watch()
-        self.post(partial(self._add, worker))
+        self._inbox.post(partial(self._add, worker))
 
     def start_failed(self, error: Exception) -> None:
         """Learn that a worker could not be started."""
-        self.post(partial(self._count_failure, f"could not be started: {type(error).__name__}: {error}"))
+        self._inbox.post(
+            partial(self._count_failure, f"could not be started: {type(error).__name__}: {error}")
+        )
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""
@@ -89,7 +80,7 @@ class Channel:
             self._crew.keep(self.add, self.start_failed)
         finally:
             self._crew_ended = True
-            self.post(_nothing)
+            self._inbox.wake()
 
     def handle_tasks(self, tasks: queue.SimpleQueue[Any]) -> None:
         """Be the thread that takes the tasks from the users' iterables and hands them out."""
@@ -97,7 +88,7 @@ class Channel:
             self._put_all(sequence, set_length)
             del sequence, set_length  # nothing of it is to stay alive until the next comes
         self._no_more = True
-        self.post(_nothing)
+        self._inbox.wake()
 
     def _put_all(self, sequence: Iterable[Any], set_length: Any) -> None:
         count = 0
@@ -105,20 +96,20 @@ class Channel:
             if not self._put(*task):
                 return
         if set_length is not None:
-            self.post(partial(self._outcomes.set_length, set_length.__self__, count))
+            self._inbox.post(partial(self._outcomes.set_length, set_length.__self__, count))
 
     def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
         if not self._outcomes.awaited(job):  # it has failed as a whole
             return False
         if func is helper_reraises_exception:  # what an iterable raised
-            self.post(partial(self._outcomes.set, [(job, index, (False, args[0]))]))
+            self._inbox.post(partial(self._outcomes.set, [(job, index, (False, args[0]))]))
         elif self._broken:
-            self.post(partial(self._outcomes.set, [(job, index, (False, self._broken()))]))
+            self._inbox.post(partial(self._outcomes.set, [(job, index, (False, self._broken()))]))
         else:
             try:
                 payload = dump_task(func, args, kwds)
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
-                self.post(partial(self._outcomes.set, [(job, index, (False, error))]))
+                self._inbox.post(partial(self._outcomes.set, [(job, index, (False, error))]))
             else:
                 self._dispatcher.put(Task(job, index, func, args, payload))
         return True
@@ -126,13 +117,12 @@ class Channel:
     def terminate(self) -> None:
         """End the workers; whoever waits gets an error."""
         self._terminating = True
-        self.post(_nothing)
+        self._inbox.wake()
 
     def abandon(self) -> None:
         """Close what the result handler listens to: at its end, and in every child that is forked."""
         self._selector.close()
-        self._wakened.close()
-        self._waker.close()
+        self._inbox.close()
 
     def fail_all(self) -> None:
         """Give an error to whoever waits, after the result handler has ended."""
@@ -174,7 +164,7 @@ class Channel:
         for key, events in self._selector.select(self._timeout(again=again)):
             worker = key.data
             if worker is None:
-                self._wakened.recv(1 << 12)
+                self._inbox.read()
             elif key.fd == worker.death:
                 self._bury(worker)
             elif worker in self._dispatcher.workers:
@@ -183,8 +173,9 @@ class Channel:
                 if events & selectors.EVENT_READ:
                     self._read(worker)
         no_more = self._no_more  # before what was posted before it is looked at
-        while self._inbox:
-            self._inbox.popleft()()
+        self._inbox.call_all()
+        while self._dispatcher.blocked:
+            self._watch_writing(self._dispatcher.blocked.popleft())
         if self._reclaimer.waits or self._purging:
             self._look_for_lost_locks()
         self._end(no_more=no_more)
@@ -229,9 +220,6 @@ class Channel:
             worker.leave()
 
     def _watch_writing(self, worker: Worker) -> None:
-        self.post(partial(self._watch_writing_now, worker))
-
-    def _watch_writing_now(self, worker: Worker) -> None:
         has_not_ended = worker in self._dispatcher.workers and worker.sock in self._selector.get_map()
         if has_not_ended and worker.outgoing:
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
@@ -334,10 +322,6 @@ class Channel:
     def _sacrifice(self, worker: Worker) -> None:
         worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
         worker.process.kill()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _leave_to_parent() -> None:

@@ -112,7 +112,7 @@ class Crew:
         make_process: What makes a process: ``Process`` of the pool.
         size: How many workers there should be.
         maxtasks: How many tasks each of them runs.
-        setup: What each puts in place first.
+        setup: Called for what each puts in place first.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Crew:
         make_process: Callable[..., Any],
         size: int,
         maxtasks: int | None,
-        setup: Setup,
+        setup: Callable[[], Setup],
     ) -> None:
         self.processes: list[Any] = []
         self.failures = 0  # workers in a row that ended before they were ready
@@ -170,7 +170,7 @@ class Crew:
         try:
             worker = Worker(slot, self._maxtasks)
             worker.process = self._make_process(
-                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, self._setup)
+                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, self._setup())
             )
         except BaseException:
             self._slots.append(slot)

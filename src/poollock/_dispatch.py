@@ -53,12 +53,13 @@ class Dispatcher:
 
     Args:
         size: How many workers there should be.
-        blocked: Called with a worker whose pipe did not take all of a task.
+        wake: Called when there is another worker in `blocked`.
     """
 
-    def __init__(self, size: int, blocked: Callable[[Worker], None]) -> None:
+    def __init__(self, size: int, wake: Callable[[], object]) -> None:
         self.workers: list[Worker] = []  # those that may get tasks
-        self._blocked = blocked
+        self.blocked: deque[Worker] = deque()  # whose pipes did not take all of a task
+        self._wake = wake
         self._closed = False
         self._lock = threading.Lock()
         self._backlog: deque[Task] = deque()
@@ -140,7 +141,8 @@ class Dispatcher:
             parts = [b"".join(parts)]
         worker.outgoing.extend(map(memoryview, parts))
         if not self._push(worker):
-            self._blocked(worker)
+            self.blocked.append(worker)
+            self._wake()
 
     def _push(self, worker: Worker) -> bool:
         """Send what the pipe of *worker* takes; return whether nothing is left to be sent."""

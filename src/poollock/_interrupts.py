@@ -7,16 +7,19 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any
+
+_signal: Any = import_module("_signal")  # without the enums of `signal`, which make a worker slower to start
 
 
 def leave_interrupts_to_parent() -> None:
     """Let SIGINT pass without effect in this process, a worker: it goes on with its task."""
     # Not SIG_IGN, which programs that the task starts would inherit, unless they are to, as under nohup.
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _do_nothing)
+    if _signal.signal(signal.SIGINT, _do_nothing) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _do_nothing(signum: int, frame: FrameType | None) -> None:
@@ -65,7 +68,7 @@ def hold_interrupts() -> set[Any] | None:
 def let_interrupts_through() -> None:
     """End, in a process that was started, what ``interrupts_held`` began in its parent."""
     if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        _signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _start_helpers(ctx: BaseContext) -> None:

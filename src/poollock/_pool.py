@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing.pool
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from threading import Thread, current_thread
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakSet
 
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
@@ -68,8 +70,8 @@ class LockedPool(PoolMethods):
                     self._locks = self._make_locks(wanted, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
-                others = [lock for lock in known_locks() if can_reach(lock, ctx)]
-                setup = (self._locks, others, initializer, initargs)
+                others = WeakSet(lock for lock in known_locks() if can_reach(lock, ctx))
+                setup = partial(_setup, self._locks, others, initializer, initargs)
                 self._start(ctx, processes or _cpu_count(), maxtasksperchild, setup)
                 started = True
         except BaseException:  # a Ctrl-C that was put off among them
@@ -79,7 +81,9 @@ class LockedPool(PoolMethods):
                 self._end_locks()
             raise
 
-    def _start(self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Setup) -> None:
+    def _start(
+        self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Callable[[], Setup]
+    ) -> None:
         crew = Crew(ctx, self.Process, processes, maxtasksperchild, setup)
         self._ctx = ctx
         self._processes = processes
@@ -93,6 +97,8 @@ class LockedPool(PoolMethods):
         try:
             if error is not None:
                 raise error  # noqa: TRY301 - what was started is ended as for the others
+            for worker in workers:
+                channel.add(worker)
             self._worker_handler = _start_thread(channel.handle_workers)
             self._task_handler = _start_thread(channel.handle_tasks, self._taskqueue)
             self._result_handler = _start_thread(channel.run)
@@ -102,8 +108,6 @@ class LockedPool(PoolMethods):
             _end_workers(workers)
             channel.abandon()
             raise
-        for worker in workers:
-            channel.add(worker)
         self._terminate = Finalize(
             self,
             self._terminate_pool,
@@ -178,6 +182,11 @@ class LockedPool(PoolMethods):
         # The garbage collector may call this in any thread, which the result handler may wait for.
         if current_thread() not in (result_handler, *handlers):
             result_handler.join()
+
+
+def _setup(locks: Mapping[str, BaseLock], others: Iterable[BaseLock], *initializer: Any) -> Setup:
+    """Return what a worker puts in place; *others* may be fewer by the time another worker starts."""
+    return locks, list(others), *initializer
 
 
 def _cpu_count() -> int:

@@ -595,7 +595,7 @@ def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str) -> No
         wait_until(lambda: bool(dispatcher._idle))
         (worker,) = dispatcher.workers
         go_on = threading.Event()
-        pool._channel.post(go_on.wait)  # the result handler does nothing else meanwhile
+        pool._channel._inbox.post(go_on.wait)  # the result handler does nothing else meanwhile
         result = pool.apply_async(bytes, (100_000,))
         multiprocessing.connection.wait([worker.death])
         go_on.set()
