@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tasks
-from poollock import Lock, LockedPool, LockNotInstalledError, RLock, Semaphore, locked_pool
+from poollock import Lock, LockedPool, LockNotInstalledError, RLock, Semaphore, current_lock, locked_pool
 
 TIMES = 40
 
@@ -224,6 +224,19 @@ def test_somebody_elses_executor(method: str, counter: str) -> None:
         counts = list(executor.map(partial(tasks.add_one, lock), [counter] * 20))
         counts += list(executor.map(tasks.add_one_current, [counter] * 20))
     assert sorted(counts) == list(range(1, 41))
+
+
+def test_several_locks_in_somebody_elses_pool(method: str) -> None:
+    locks = Lock(context=method), Semaphore(3, context=method)
+    with multiprocessing.get_context(method).Pool(1, install_two, locks) as pool:
+        assert pool.map(current_lock, ["one", "two"]) == list(locks)
+        pool.close()
+        pool.join()
+
+
+def install_two(one: Lock, two: Semaphore) -> None:
+    one.install("one")
+    two.install("two")
 
 
 def test_somebody_elses_pool(method: str, counter: str) -> None:

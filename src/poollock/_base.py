@@ -71,12 +71,20 @@ class BaseLock(ABC):
 
     @abstractmethod
     def locked(self) -> bool:
-        """Return whether an ``acquire`` would have to wait."""
+        """Return whether an ``acquire`` would have to wait.
+
+        Raises:
+            ManagerDiedError: The lock's manager process has ended.
+        """
 
     @property
     @abstractmethod
     def holders(self) -> tuple[int, ...]:
-        """The pids of the processes that hold the lock; more than one only for a Semaphore."""
+        """The pids of the processes that hold the lock; more than one only for a Semaphore.
+
+        Raises:
+            ManagerDiedError: The lock's manager process has ended.
+        """
 
     @property
     def holder(self) -> int:
@@ -86,11 +94,19 @@ class BaseLock(ABC):
     @property
     @abstractmethod
     def abandoned(self) -> bool:
-        """Whether a process died holding the lock, so that what it protects may be half-written."""
+        """Whether a process died holding the lock, so that what it protects may be half-written.
+
+        Raises:
+            ManagerDiedError: The lock's manager process has ended.
+        """
 
     @abstractmethod
     def mark_consistent(self) -> None:
-        """Clear ``abandoned``: what the lock protects has been looked at and is in order."""
+        """Clear ``abandoned``: what the lock protects has been looked at and is in order.
+
+        Raises:
+            ManagerDiedError: The lock's manager process has ended.
+        """
 
     @contextmanager
     def hold(self, timeout: float | None = None) -> Generator[None, None, None]:
@@ -112,13 +128,16 @@ class BaseLock(ABC):
         finally:
             self.release()
 
-    def install(self) -> None:
+    def install(self, name: str | None = None) -> None:
         """Make this the running process's lock: what ``current_lock()`` and tasks find there.
 
         It is the initializer for somebody else's pool:
         ``ProcessPoolExecutor(initializer=lock.install)``.
+
+        Args:
+            name: What ``current_lock`` finds it by; ``None`` is the name that a pool gave it, else ``lock``.
         """
-        _installed[self._name or "lock"] = self
+        _installed[name or self._name or "lock"] = self
 
     def __enter__(self) -> bool:
         return self.acquire()

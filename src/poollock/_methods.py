@@ -49,6 +49,12 @@ class PoolMethods(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             args: Its other arguments.
             kwds: Its keyword arguments.
+
+        Returns:
+            The result of the call.
+
+        Raises:
+            Exception: What the call raised, or an error of the pool's own: see ``LockedPool``.
         """
         return self.apply_async(func, args, kwds).get()
 
@@ -69,6 +75,13 @@ class PoolMethods(multiprocessing.pool.Pool):
             kwds: Its keyword arguments.
             callback: Called with the result, in a thread of this process.
             error_callback: Called with the error instead.
+
+        Returns:
+            The ``AsyncResult`` of the call.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed.
         """
         args = tuple(args)
         func = bind_locks(func, self._locks, len(args), kwds)
@@ -108,6 +121,12 @@ class PoolMethods(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             iterable: The items, each for one call.
             chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+
+        Returns:
+            The results, in the order of the items.
+
+        Raises:
+            Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
         return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
 
@@ -158,6 +177,13 @@ class PoolMethods(multiprocessing.pool.Pool):
             chunksize: How many items make one task; ``None`` shares them out in four for each worker.
             callback: Called with the result, in a thread of this process.
             error_callback: Called with the error instead.
+
+        Returns:
+            The ``MapResult`` of all the calls.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed.
         """
         func = bind_locks(func, self._locks, 1)
         return super().map_async(func, iterable, chunksize, callback, error_callback)
@@ -196,6 +222,13 @@ class PoolMethods(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             iterable: The items, each for one call.
             chunksize: How many items make one task.
+
+        Returns:
+            An iterator over the results, in the order of the items.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed, or *chunksize* is below 1.
         """
         return self._unless_ended(super().imap(bind_locks(func, self._locks, 1), iterable, chunksize))
 
@@ -233,6 +266,13 @@ class PoolMethods(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             iterable: The items, each for one call.
             chunksize: How many items make one task.
+
+        Returns:
+            An iterator over the results, in the order in which they come.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed, or *chunksize* is below 1.
         """
         return self._unless_ended(
             super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
@@ -251,6 +291,12 @@ class PoolMethods(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             iterable: The arguments of each call, without the locks.
             chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+
+        Returns:
+            The results, in the order of the items.
+
+        Raises:
+            Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
         func, iterable = self._bind_star(func, iterable)
         return super().starmap(func, iterable, chunksize)
@@ -272,6 +318,13 @@ class PoolMethods(multiprocessing.pool.Pool):
             chunksize: How many items make one task; ``None`` shares them out in four for each worker.
             callback: Called with the result, in a thread of this process.
             error_callback: Called with the error instead.
+
+        Returns:
+            The ``AsyncResult`` of all the calls.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed.
         """
         func, iterable = self._bind_star(func, iterable)
         return super().starmap_async(func, iterable, chunksize, callback, error_callback)
