@@ -12,12 +12,13 @@ from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
+from ._callbacks import report
 from ._crew import Crew, Worker
 from ._dispatch import Dispatcher, Task
 from ._errors import WorkerDiedError
 from ._failures import initializer_failed, pool_ended, starts_failed
 from ._inbox import Inbox
-from ._outcomes import Outcomes, report
+from ._outcomes import Outcomes
 from ._pickling import dump_task
 from ._process import describe, describe_exit, exit_code
 from ._reclaim import INTERVAL, Reclaimer

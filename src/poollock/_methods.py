@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._base import BaseLock
 from ._binding import asks_for, bind_locks
-from ._channel import Channel
-from ._outcomes import reported
+from ._callbacks import reported
 from ._standard import helper_reraises_exception
 from ._typing import override
 
@@ -22,6 +21,8 @@ _M = TypeVar("_M", bound=BaseLock)
 if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
     from typing import Concatenate, TypeAlias
+
+    from ._channel import Channel
 
     # What takes an item first; a lock and an item; two locks and an item. More may follow: locks by name.
     Task: TypeAlias = Callable[Concatenate[_A, ...], _T]

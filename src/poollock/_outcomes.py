@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import queue
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,6 +11,7 @@ from multiprocessing.pool import ApplyResult, IMapUnorderedIterator, MapResult
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
+from ._callbacks import Callbacks, report
 from ._dispatch import Task
 from ._pickling import name_of
 from ._process import describe
@@ -151,63 +149,5 @@ class Outcomes:
         self._callbacks.stop()
 
 
-class Callbacks:
-    """The thread that calls the users' callbacks, so that none of them keeps the pool waiting.
-
-    Args:
-        wake: Called when all that were due have been called.
-    """
-
-    def __init__(self, wake: Callable[[], object]) -> None:
-        self._wake = wake
-        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._due = 0  # counted by who puts
-        self._done = 0  # counted by the thread
-
-    @property
-    def pending(self) -> bool:
-        """Whether there are calls to come."""
-        return self._due != self._done
-
-    def put(self, call: Callable[[], object]) -> None:
-        """Have *call* called."""
-        self._due += 1
-        self._calls.put(call)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        for call in iter(self._calls.get, None):
-            call()
-            self._done += 1
-            if not self.pending:
-                self._wake()
-
-    def stop(self) -> None:
-        """End the thread once it has called what it was given."""
-        self._calls.put(None)
-
-
 def _has_callback(result: Any) -> bool:
     return bool(getattr(result, "_callback", None) or getattr(result, "_error_callback", None))
-
-
-def reported(callback: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
-    """Return *callback* such that what it raises is reported, and no more."""
-    if callback is None:
-        return None
-
-    def call(value: Any) -> None:
-        try:
-            callback(value)
-        except BaseException:  # noqa: BLE001 - sys.exit() in it is no reason to leave the pool waiting
-            report()
-
-    return call
-
-
-def report() -> None:
-    """Report the error at hand as one that nobody has caught in this thread."""
-    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))

@@ -11,20 +11,21 @@ from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from threading import Thread, current_thread
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
-from ._channel import Channel
-from ._crew import Crew, Worker
 from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
 from ._methods import PoolMethods
 from ._process import resolve_context
-from ._reclaim import Reclaimer
 from ._typing import override
-from ._worker import Setup
+
+if TYPE_CHECKING:
+    from ._channel import Channel
+    from ._crew import Worker
+    from ._worker import Setup
 
 
 class LockedPool(PoolMethods):
@@ -84,6 +85,11 @@ class LockedPool(PoolMethods):
     def _start(
         self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Callable[[], Setup]
     ) -> None:
+        # They take as long to import as all the rest of poollock.
+        from ._channel import Channel  # noqa: PLC0415
+        from ._crew import Crew  # noqa: PLC0415
+        from ._reclaim import Reclaimer  # noqa: PLC0415
+
         crew = Crew(ctx, self.Process, processes, maxtasksperchild, setup)
         self._ctx = ctx
         self._processes = processes
