@@ -215,10 +215,10 @@ def _rebuilt(
     known = _known.get(identity)
     if isinstance(known, cls):
         return known
+    if any(isinstance(part, _AbsentLock) for part in parts):
+        return _AbsentLock(identity, name)
     lock = cls.__new__(cls)
     try:
-        if any(isinstance(part, _AbsentLock) for part in parts):
-            raise FileNotFoundError
         lock._assemble(parts)
     except OSError:  # its maker has ended, and its semaphore with it: only its users should mind
         return _AbsentLock(identity, name)

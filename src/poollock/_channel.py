@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
 import selectors
 import weakref
-from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
 from ._callbacks import report
 from ._crew import Crew, Worker
-from ._dispatch import Dispatcher, Task
+from ._dispatch import Dispatcher
 from ._errors import WorkerDiedError
 from ._failures import initializer_failed, pool_ended, starts_failed
 from ._inbox import Inbox
+from ._intake import Intake
 from ._outcomes import Outcomes
-from ._pickling import dump_task
 from ._process import describe, describe_exit, exit_code
 from ._reclaim import INTERVAL, Reclaimer
-from ._standard import helper_reraises_exception
 
 _STARTS = 3  # workers in a row that may end before they are ready
 _KILLED_STARTS = 12  # the same for those that were killed: perhaps nothing is wrong with them
@@ -52,9 +49,8 @@ class Channel:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox.sock, selectors.EVENT_READ, None)
         self._dispatcher = Dispatcher(size, self._inbox.wake)
-        self._broken: Callable[[], Exception] | None = None
+        self.intake = Intake(self._dispatcher, self._outcomes, self._inbox)
         self._cause: tuple[str, str] | None = None  # what the initializer raised
-        self._no_more = False  # tasks will come
         self._leaving = False  # the workers were told that no task will come
         self._crew_ended = False
         self._terminating = False
@@ -82,38 +78,6 @@ class Channel:
         finally:
             self._crew_ended = True
             self._inbox.wake()
-
-    def handle_tasks(self, tasks: queue.SimpleQueue[Any]) -> None:
-        """Be the thread that takes the tasks from the users' iterables and hands them out."""
-        for sequence, set_length in iter(tasks.get, None):
-            self._put_all(sequence, set_length)
-            del sequence, set_length  # nothing of it is to stay alive until the next comes
-        self._no_more = True
-        self._inbox.wake()
-
-    def _put_all(self, sequence: Iterable[Any], set_length: Any) -> None:
-        count = 0
-        for count, task in enumerate(sequence, 1):  # noqa: B007 - it is used below
-            if not self._put(*task):
-                return
-        if set_length is not None:
-            self._inbox.post(partial(self._outcomes.set_length, set_length.__self__, count))
-
-    def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
-        if not self._outcomes.awaited(job):  # it has failed as a whole
-            return False
-        if func is helper_reraises_exception:  # what an iterable raised
-            self._inbox.post(partial(self._outcomes.set, [(job, index, (False, args[0]))]))
-        elif self._broken:
-            self._inbox.post(partial(self._outcomes.set, [(job, index, (False, self._broken()))]))
-        else:
-            try:
-                payload = dump_task(func, args, kwds)
-            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
-                self._inbox.post(partial(self._outcomes.set, [(job, index, (False, error))]))
-            else:
-                self._dispatcher.put(Task(job, index, func, args, payload))
-        return True
 
     def terminate(self) -> None:
         """End the workers; whoever waits gets an error."""
@@ -173,7 +137,7 @@ class Channel:
                     self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
                 if events & selectors.EVENT_READ:
                     self._read(worker)
-        no_more = self._no_more  # before what was posted before it is looked at
+        no_more = self.intake.ended  # before what was posted before it is looked at
         self._inbox.call_all()
         while self._dispatcher.blocked:
             self._watch_writing(self._dispatcher.blocked.popleft())
@@ -296,12 +260,12 @@ class Channel:
             self._crew.ask()
             return
         self._crew.stop()
-        self._broken = (
+        broken = self.intake.broken = (
             partial(initializer_failed, self._cause)
             if self._cause
             else partial(starts_failed, self._crew.failures, how)
         )
-        self._outcomes.fail_all(self._broken)
+        self._outcomes.fail_all(broken)
         self._dispatcher.close()
         for worker in self._dispatcher.workers:
             worker.process.terminate()

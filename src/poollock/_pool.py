@@ -106,7 +106,7 @@ class LockedPool(PoolMethods):
             for worker in workers:
                 channel.add(worker)
             self._worker_handler = _start_thread(channel.handle_workers)
-            self._task_handler = _start_thread(channel.handle_tasks, self._taskqueue)
+            self._task_handler = _start_thread(channel.intake.run, self._taskqueue)
             self._result_handler = _start_thread(channel.run)
         except BaseException:  # not enough memory, say, for all the processes or threads
             crew.stop()

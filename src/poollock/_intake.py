@@ -1,0 +1,70 @@
+"""The task handler: takes the tasks from the users' iterables and hands them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from ._dispatch import Dispatcher, Task
+from ._inbox import Inbox
+from ._outcomes import Outcomes
+from ._pickling import dump_task
+from ._standard import helper_reraises_exception
+
+
+class Intake:
+    """What lies between the methods of a pool and the dispatcher.
+
+    Args:
+        dispatcher: Gets the tasks.
+        outcomes: The results that are waited for.
+        inbox: Of the result handler, which alone may set results.
+
+    Attributes:
+        broken: Makes the error that each task gets from now on, if the pool is broken.
+        ended: Whether no more tasks will come.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, outcomes: Outcomes, inbox: Inbox) -> None:
+        self.broken: Callable[[], Exception] | None = None
+        self.ended = False
+        self._dispatcher = dispatcher
+        self._outcomes = outcomes
+        self._inbox = inbox
+
+    def run(self, tasks: SimpleQueue[Any]) -> None:
+        """Be the thread that takes what the pool's methods put into *tasks*, until that is None."""
+        for sequence, set_length in iter(tasks.get, None):
+            self._put_all(sequence, set_length)
+            del sequence, set_length  # nothing of it is to stay alive until the next comes
+        self.ended = True
+        self._inbox.wake()
+
+    def _put_all(self, sequence: Iterable[Any], set_length: Any) -> None:
+        count = 0
+        for count, task in enumerate(sequence, 1):  # noqa: B007 - it is used below
+            if not self._put(*task):
+                return
+        if set_length is not None:
+            self._inbox.post(partial(self._outcomes.set_length, set_length.__self__, count))
+
+    def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
+        if not self._outcomes.awaited(job):  # it has failed as a whole
+            return False
+        if func is helper_reraises_exception:  # what an iterable raised
+            self._fail(job, index, args[0])
+        elif self.broken:
+            self._fail(job, index, self.broken())
+        else:
+            try:
+                payload = dump_task(func, args, kwds)
+            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
+                self._fail(job, index, error)
+            else:
+                self._dispatcher.put(Task(job, index, func, args, payload))
+        return True
+
+    def _fail(self, job: int, index: int, error: BaseException) -> None:
+        self._inbox.post(partial(self._outcomes.set, [(job, index, (False, error))]))
