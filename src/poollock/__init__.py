@@ -12,11 +12,16 @@ from ._errors import (
     PoolLockError,
     WorkerDiedError,
 )
-from ._factories import locked_pool, manager_locked_pool
 from ._locks import Lock
-from ._pool import LockedPool
 from ._rlock import RLock
 from ._semaphore import Semaphore
+
+if TYPE_CHECKING:
+    from ._broken import BrokenPoolError
+    from ._factories import locked_pool, manager_locked_pool
+    from ._loghandler import LockedLogHandler
+    from ._logwriter import LockedLogWriter
+    from ._pool import LockedPool
 
 __all__ = [
     "BaseLock",
@@ -43,6 +48,9 @@ _LATER = {
     "BrokenPoolError": "._broken",
     "LockedLogHandler": "._loghandler",
     "LockedLogWriter": "._logwriter",
+    "LockedPool": "._pool",
+    "locked_pool": "._factories",
+    "manager_locked_pool": "._factories",
 }
 
 # A traceback, a repr and a pickle say where a user finds the name.
@@ -50,13 +58,14 @@ for _public in [globals()[_name] for _name in __all__ if _name not in _LATER]:
     _public.__module__ = __name__
 
 
-if TYPE_CHECKING:
-    from ._broken import BrokenPoolError
-    from ._loghandler import LockedLogHandler
-    from ._logwriter import LockedLogWriter
-else:
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LATER[name], __name__), name)
+        public = globals()[name] = getattr(import_module(_LATER[name], __name__), name)
+        return public

@@ -27,10 +27,11 @@ _kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else 
 class BaseLock(ABC):
     """What every lock of a pool can do, wherever it lives: the type for annotations."""
 
-    __slots__ = ("__weakref__", "_identity", "_is_part", "_name")
+    __slots__ = ("__weakref__", "_identity", "_is_part", "_is_pools", "_name")
 
     _identity: bytes
     _is_part: bool  # of another lock, which answers for it
+    _is_pools: bool  # made by the pool whose it is
     _name: str | None
 
     @property
@@ -190,7 +191,7 @@ class BaseLock(ABC):
 
     def _register(self, identity: bytes | None = None, name: str | None = None) -> None:
         self._identity = identity or os.urandom(16)
-        self._is_part = False
+        self._is_part = self._is_pools = False
         self._name = name
         _known[self._identity] = self
 

@@ -108,3 +108,7 @@ def manager_locked_pool(
         OSError: A process or a lock cannot be made.
     """
     return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
+
+
+for _factory in (locked_pool, manager_locked_pool):
+    _factory.__module__ = "poollock"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._errors import InitializerError
+from ._errors import InitializerError, PoolLockError
 from ._process import describe
 from ._standard import RemoteTraceback
 
@@ -29,6 +29,8 @@ def initializer_failed(cause: tuple[str, str]) -> Exception:
 
 
 def _broken_pool(message: str) -> Exception:
-    from ._broken import BrokenPoolError  # noqa: PLC0415 - see there
-
+    try:
+        from ._broken import BrokenPoolError  # noqa: PLC0415 - see there
+    except (ImportError, OSError):  # no descriptor is left: whoever waits must get an error all the same
+        return PoolLockError(message)
     return BrokenPoolError(message)

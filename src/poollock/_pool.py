@@ -11,21 +11,20 @@ from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from threading import Thread, current_thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import Any
+from weakref import ref
 
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
+from ._channel import Channel
+from ._crew import Crew, Worker
 from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
 from ._methods import PoolMethods
 from ._process import resolve_context
+from ._reclaim import Reclaimer
 from ._typing import override
-
-if TYPE_CHECKING:
-    from ._channel import Channel
-    from ._crew import Worker
-    from ._worker import Setup
+from ._worker import Setup
 
 
 class LockedPool(PoolMethods):
@@ -40,6 +39,8 @@ class LockedPool(PoolMethods):
     - ``TypeError``: the function asks for a lock at a place that cannot be filled;
     - ``ValueError``: the pool is closed.
     """
+
+    __module__ = "poollock"
 
     _ctx: BaseContext
     _pool: list[Any]
@@ -71,7 +72,8 @@ class LockedPool(PoolMethods):
                     self._locks = self._make_locks(wanted, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
-                others = WeakSet(lock for lock in known_locks() if can_reach(lock, ctx))
+                    lock._is_pools |= lock is not wanted[name]
+                others = [_reference(lock) for lock in known_locks() if can_reach(lock, ctx)]
                 setup = partial(_setup, self._locks, others, initializer, initargs)
                 self._start(ctx, processes or _cpu_count(), maxtasksperchild, setup)
                 started = True
@@ -85,11 +87,6 @@ class LockedPool(PoolMethods):
     def _start(
         self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Callable[[], Setup]
     ) -> None:
-        # They take as long to import as all the rest of poollock.
-        from ._channel import Channel  # noqa: PLC0415
-        from ._crew import Crew  # noqa: PLC0415
-        from ._reclaim import Reclaimer  # noqa: PLC0415
-
         crew = Crew(ctx, self.Process, processes, maxtasksperchild, setup)
         self._ctx = ctx
         self._processes = processes
@@ -190,9 +187,15 @@ class LockedPool(PoolMethods):
             result_handler.join()
 
 
-def _setup(locks: Mapping[str, BaseLock], others: Iterable[BaseLock], *initializer: Any) -> Setup:
-    """Return what a worker puts in place; *others* may be fewer by the time another worker starts."""
-    return locks, list(others), *initializer
+def _reference(lock: BaseLock) -> Callable[[], BaseLock | None]:
+    """Return what gives *lock*, and keeps it unless it is another pool's: each would keep all before it."""
+    return ref(lock) if lock._is_pools else lambda: lock
+
+
+def _setup(
+    locks: Mapping[str, BaseLock], others: Iterable[Callable[[], BaseLock | None]], *initializer: Any
+) -> Setup:
+    return locks, [lock for other in others if (lock := other()) is not None], *initializer
 
 
 def _cpu_count() -> int:

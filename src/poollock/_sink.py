@@ -62,7 +62,9 @@ class Sink(ABC):
         try:
             self._write(data)
         finally:
-            turn.end()
+            if turn.later:
+                turn.end()
+            turn.taken = False
 
     def close(self) -> None:
         """Close it, after the write in whose middle this is called, if it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing.connection
 import os
@@ -24,6 +25,7 @@ from poollock import (
     InitializerError,
     Lock,
     LockedPool,
+    PoolLockError,
     RLock,
     Semaphore,
     WorkerDiedError,
@@ -607,3 +609,30 @@ def test_worker_dies_while_it_signs_for_a_task(factory: Factory, method: str) ->
         with pytest.raises(WorkerDiedError):
             pool.apply(tasks.die_signing, (0,))
         assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+
+
+def test_lock_that_only_the_workers_still_have(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "held"
+    lock: Any = Lock(context=method)
+    with locked_pool(1, context=method) as pool:
+        results = [
+            pool.apply_async(tasks.hold_while, (lock, str(path))),
+            pool.apply_async(tasks.with_lock, (lock, 1)),
+        ]
+        pid = wait_for_pid(path)
+        del lock
+        gc.collect()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDiedError, match="it held 'an unnamed Lock'"):
+            results[0].get()
+        assert results[1].get() == 1
+
+
+def test_error_whose_module_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As when no descriptor is left: whoever waits learns what happened all the same."""
+    monkeypatch.setitem(sys.modules, "poollock._broken", None)
+    with locked_pool(1) as pool:
+        result = pool.apply_async(tasks.stay_while, (str(tmp_path / "stays"),))
+        pool.terminate()
+        with pytest.raises(PoolLockError, match="terminated"):
+            result.get()
