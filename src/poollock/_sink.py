@@ -64,7 +64,8 @@ class Sink(ABC):
         finally:
             if turn.later:
                 turn.end()
-            turn.taken = False
+            else:
+                turn.taken = False
 
     def close(self) -> None:
         """Close it, after the write in whose middle this is called, if it is."""
