@@ -213,6 +213,7 @@ def test_workers_do_not_start_when_the_first_cannot() -> None:
 
 
 def test_public_names() -> None:
+    assert set(poollock.__all__) <= set(dir(poollock))
     for name in poollock.__all__:
         public = getattr(poollock, name)
         assert public.__module__ == "poollock"

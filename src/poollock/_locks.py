@@ -105,7 +105,7 @@ def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], 
     post = semaphore.release
 
     def enter() -> bool:
-        if not take(False):  # noqa: FBT003
+        if not take(False):  # noqa: FBT003 - a keyword takes longer
             wait_for(semaphore, words)
         words[HOLDER] = _pid
         return True
