@@ -461,7 +461,11 @@ def test_parent_is_killed(factory: Factory, method: str, tmp_path: Path) -> None
         [sys.executable, str(program), factory.__name__, method, str(path)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]),
+            "TMPDIR": str(tmp_path),  # nobody is left to remove what it makes there
+        },
         start_new_session=True,
     ) as parent:
         assert parent.stdout is not None
