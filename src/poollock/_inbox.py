@@ -44,6 +44,7 @@ class Inbox:
             self._calls.popleft()()
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Make no more calls."""
+        self._calls.clear()
         self.sock.close()
         self._waker.close()
