@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -30,6 +31,7 @@ def test_no_task_waits_behind_a_long_one(pool: LockedPool, tmp_path: Path) -> No
         results = pool.imap_unordered(tasks.stay_or_square, items)
         tiny = [next(results) for _ in range(2500)]
         assert sorted(tiny) == sorted(x * x for x in [*range(2000), *range(500)])
+        wait_until(path.exists)
         pid = int(path.read_text())  # it still runs
         path.unlink()
         assert list(results) == [pid]
@@ -120,6 +122,23 @@ def test_tasks_begin_in_the_order_in_which_they_came(both: bool) -> None:  # noq
     for played in one, two:
         played.worker.end.sock.close()
         played.worker.close()
+
+
+class WithoutMemory:
+    def send(self, _: object) -> int:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
+def test_task_is_sent_later_if_there_is_no_memory_for_it() -> None:
+    dispatcher = Dispatcher(1, lambda: None)
+    played = Played(dispatcher)
+    with played.worker.end.sock, played.worker.sock as sock:
+        played.worker.sock = WithoutMemory()  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
+        dispatcher.put(Task(0, 0, len, (), dump(7)))
+        assert list(dispatcher.blocked) == [played.worker]
+        played.worker.sock = sock
+        assert dispatcher.go_on(played.worker)
+        assert played.begin() == 7
 
 
 def test_items_are_not_taken_far_ahead() -> None:

@@ -201,7 +201,7 @@ class Channel:
                 raise ValueError("there are more answers than tasks")  # noqa: TRY301 - one of those below
         except BlockingIOError:
             return False
-        except OSError:
+        except ConnectionError:
             goes_on = False
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises: it costs this worker alone
             if worker.ready:

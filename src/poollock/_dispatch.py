@@ -154,10 +154,10 @@ class Dispatcher:
                     outgoing[0] = outgoing[0][sent:]
                     return False
                 outgoing.popleft()
-        except BlockingIOError:
-            return False
-        except OSError:  # it has ended: whoever sees that gives its tasks to others
+        except ConnectionError:  # it has ended: whoever sees that gives its tasks to others
             outgoing.clear()
+        except OSError:  # its pipe is full, or the system has no memory for more
+            return False
         return True
 
     def go_on(self, worker: Worker) -> bool:

@@ -180,9 +180,9 @@ def fail_once(path: str) -> None:
 
 
 def count_and_fail(path: str, fault: str) -> None:
-    """Be an initializer that counts how often it was called."""
+    """Be an initializer that notes in which processes it was called."""
     with Path(path).open("a") as file:
-        file.write("x")
+        file.write(f"{os.getpid()}\n")
     run(fault)
 
 

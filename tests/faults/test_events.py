@@ -235,7 +235,7 @@ def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault
             pool.map(tasks.square, range(5))
         with pytest.raises(InitializerError):
             list(pool.imap(tasks.square, itertools.count()))
-        assert len(path.read_text()) <= 6
+        assert len(path.read_text().split()) <= 6
 
 
 def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_workers_die_before_they_are_ready(
             pool.map(tasks.square, range(5))
         with pytest.raises(BrokenPoolError):
             pool.apply(tasks.square, (1,))
-        assert len(path.read_text()) in starts
+        assert len(path.read_text().split()) in starts
 
 
 BAD_MAIN = """

@@ -13,7 +13,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from conftest import children, running, wait_until
+from conftest import running, wait_until
 from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError, _standard
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
@@ -60,11 +60,16 @@ def test_fault_while_the_parent_unpickles(pool: LockedPool, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", tasks.FAULTS)
-def test_fault_in_the_initializer(factory: Callable[..., LockedPool], method: str, fault: str) -> None:
-    before = children()
-    with factory(2, tasks.run, (fault,), context=method) as pool, pytest.raises(EXPECTED[fault][3]):
+def test_fault_in_the_initializer(
+    factory: Callable[..., LockedPool], method: str, fault: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pids"
+    made = factory(2, tasks.count_and_fail, (str(path), fault), context=method)
+    with made as pool, pytest.raises(EXPECTED[fault][3]):
         pool.apply(tasks.square, (3,))
-    assert children() <= before
+    pids = path.read_text().split()
+    assert len(pids) >= 3
+    assert not any(running(int(pid)) for pid in pids)
 
 
 PROGRAM = """
