@@ -191,14 +191,19 @@ def announce(directory: str) -> None:
     (Path(directory) / "targets" / str(os.getpid())).touch()
 
 
-def not_killed(inside: Path, pids: list[str]) -> int:
-    """Count those that leave alive; one that was killed may still be on its way out of the kernel."""
-    alive = 0
-    for pid in pids:
-        while (inside / pid).exists() and running(int(pid)):
-            time.sleep(0.001)
-        alive += not (inside / pid).exists()
-    return alive
+def were_inside(inside: Path, pids: list[str], most: int) -> bool:
+    """Return whether *most* of those were inside; one that was killed may be on its way out of the kernel.
+
+    As soon as that is known: one that is inside may itself be waiting for this process to leave.
+    """
+    while True:
+        left = [pid for pid in pids if not (inside / pid).exists()]
+        killed = [pid for pid in pids if pid not in left and not running(int(pid))]
+        if len(left) >= most:
+            return True
+        if len(pids) - len(killed) < most:
+            return False
+        time.sleep(0.001)
 
 
 def increment(lock: BaseLock, directory: str, most: int) -> None:
@@ -215,7 +220,7 @@ def increment(lock: BaseLock, directory: str, most: int) -> None:
         abandoned = lock.abandoned
         if abandoned:
             lock.mark_consistent()
-        if len(others) >= most and not abandoned and not_killed(inside, others) >= most:
+        if len(others) >= most and not abandoned and were_inside(inside, others, most):
             raise AssertionError(f"{others} were inside, too")
         if most == 1:
             fd = os.open(f"{directory}/counter", os.O_RDWR)
