@@ -17,7 +17,12 @@ import tempfile
 from figures import machine
 
 STANDARD = "import multiprocessing.pool"
-STATEMENTS = [STANDARD, "import poollock", "from poollock import LockedLogWriter"]
+STATEMENTS = [
+    STANDARD,
+    "import poollock",
+    "from poollock import locked_pool",
+    "from poollock import LockedLogWriter",
+]
 PROGRAM = """
 from time import perf_counter
 begun = perf_counter()
