@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import selectors
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +22,7 @@ from poollock import LockedPool, locked_pool
 from poollock._crew import Slot, Worker
 from poollock._dispatch import Dispatcher, Task
 from poollock._frames import HEADER, FrameReader, dump, header
-from poollock._worker import BEGUN, VOID_FROM, VOID_TO
+from poollock._worker import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
 
 
 def test_no_task_waits_behind_a_long_one(pool: LockedPool, tmp_path: Path) -> None:
@@ -154,6 +156,7 @@ def test_items_are_not_taken_far_ahead() -> None:
         assert next(results) == 0
         pool.terminate()
         assert len(taken) < 100_000
+        pool._task_handler.join()  # which waited for room
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, (1 << 16) - HEADER.size, 1 << 16, 1 << 20, 5 << 20])
@@ -188,3 +191,24 @@ def test_pipes_that_are_full(pool: LockedPool, tmp_path: Path) -> None:
     assert [next(results) for _ in range(1000)] == [14_000] * 1000
     path.unlink()
     assert len(list(results)) == 1
+
+
+def test_long_task_is_begun_when_a_part_of_it_has_arrived() -> None:
+    """Its worker's death costs it then: it is not sent again."""
+    slot = Slot(multiprocessing.get_context())
+    pools, workers = socket.socketpair()
+    end = WorkerEnd(workers, slot.words, slot.claims)
+    message = header(bytes(1 << 20), 7) + bytes(1 << 20)
+    with pools, workers:
+        receiver = threading.Thread(target=next, args=(end.tasks(),))
+        receiver.start()
+        pools.sendall(message[: 1 << 15])
+        wait_until(lambda: slot.words.view[BEGUN] == 7)
+        pools.sendall(message[1 << 15 :])
+        receiver.join()
+
+
+def test_pipe_is_not_watched_for_room_that_nobody_wants(pool: LockedPool) -> None:
+    assert pool.apply(tasks.size, (bytes(8 << 20),)) == 8 << 20
+    watched = pool._channel._selector.get_map().values()
+    assert {key.events for key in watched} == {selectors.EVENT_READ}

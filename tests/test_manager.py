@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import managers
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import running, wait_until
+from conftest import children, running, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
 from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
@@ -41,6 +42,27 @@ def start(target: Any, *args: Any) -> Any:
     process = multiprocessing.get_context("spawn").Process(target=target, args=args)
     process.start()
     return process
+
+
+def test_ctrl_c_while_the_manager_is_told_to_end(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children()
+    this: Any = managers  # dispatch is not in typeshed
+    tell = this.dispatch
+
+    def press(connection: Any, ident: Any, name: str, *arguments: Any) -> Any:
+        if name == "shutdown":
+            signal.raise_signal(signal.SIGINT)
+        return tell(connection, ident, name, *arguments)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(managers, "dispatch", press)
+    pool = manager_locked_pool(2, context=method)
+    with pytest.raises(KeyboardInterrupt):
+        pool.terminate()
+    wait_until(lambda: children() == before)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("poollock-")]
 
 
 def test_client_that_dies_gives_the_lock_back(lock: BaseLock) -> None:

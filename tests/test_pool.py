@@ -10,6 +10,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,29 @@ def test_no_process_is_left(factory: Callable[..., LockedPool], method: str, end
     assert children() == before
 
 
+def test_pool_that_nobody_keeps(factory: Callable[..., LockedPool], method: str) -> None:
+    """The thread that brings its last result is the one that ends it."""
+    before = children()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        pool = factory(2, context=method)
+        handler = pool._result_handler
+        result = pool.apply_async(tasks.holder_seen, (1,))
+        del pool
+        result.get()
+        handler.join()
+    wait_until(lambda: children() == before)
+
+
+def test_results_are_kept_by_their_users_alone(factory: Callable[..., LockedPool], method: str) -> None:
+    with factory(2, context=method) as pool:
+        pool.map(tasks.holder_seen, range(4))
+        list(pool.imap(tasks.holder_seen, range(4)))
+        list(pool.imap_unordered(tasks.holder_seen, range(4)))
+        pool.apply(tasks.holder_seen, (1,))
+        assert not pool._cache
+
+
 def test_nothing_is_left_open(
     factory: Callable[..., LockedPool], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +217,9 @@ def test_lock_is_freed_with_its_pool(factory: Callable[..., LockedPool], method:
     def use() -> None:
         for _ in range(3):
             with factory(1, context=method) as pool:  # the one before is still there when it begins
-                pool.apply(abs, (1,))
+                assert pool.map(tasks.holder_seen, range(3))
+                with suppress(ValueError):  # whose traceback leads to the pool
+                    pool.apply(int, ("x",))
             locks.append(weakref.ref(pool.lock))
             wait_until(lambda: sum(lock() is not None for lock in locks) == 1)
 

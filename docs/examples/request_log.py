@@ -15,7 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,6 +71,11 @@ class LoopbackServer(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of a client that left early, as workers do on Ctrl-C."""
 
+    def serve_forever(self, poll_interval: float = 0.05) -> None:
+        """Serve until it is closed, before this begins if Ctrl-C comes then."""
+        with suppress(ValueError):
+            super().serve_forever(poll_interval)
+
 
 @contextmanager
 def served(url: str | None) -> Generator[str, None, None]:
@@ -79,7 +84,7 @@ def served(url: str | None) -> Generator[str, None, None]:
         yield url
         return
     with LoopbackServer(("127.0.0.1", 0), Echo) as server:
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/{{data}}"
         finally:

@@ -54,7 +54,7 @@ def bind_locks(
     try:
         signature.bind(*args, **kwds)
     except TypeError as error:
-        reason = error
+        reason = str(error)
     else:
         return func
     wanted = [
@@ -70,7 +70,7 @@ def bind_locks(
             later = [p.name for p in wanted if p.name not in filled and p.kind in by_name]
             signature.bind(*placed, *args, **kwds, **dict.fromkeys(later))
         except TypeError as error:
-            reason = error
+            reason = str(error)
             continue
         return partial(func, *(locks[p.name] for p in first), **{name: locks[name] for name in later})
     name = getattr(func, "__qualname__", repr(func))

@@ -33,7 +33,7 @@ class ManagerLockedPool(LockedPool):
     @override
     def _end_locks(self) -> None:
         if self._manager is not None:
-            self._manager.shutdown()
+            self._manager.end()
 
 
 def locked_pool(

@@ -157,6 +157,16 @@ class LockManager(BaseManager):
             _remove_directory(self.address)
             raise
 
+    def end(self) -> None:
+        """End the process, even if Ctrl-C comes between: this one waits for it when it exits."""
+        try:
+            self.shutdown()
+        except BaseException:
+            this: Any = self  # _process is not in typeshed
+            this._process.kill()
+            _remove_directory(self.address)
+            raise
+
     def create(self, value: int, *, bounded: bool) -> tuple[Any, bytes, str]:
         """Make a lock in the server; return the server's address and key, and the lock's id there."""
         this: Any = self  # _create is not in typeshed

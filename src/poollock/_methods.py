@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing.pool
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from ._base import BaseLock
 from ._binding import asks_for, bind_locks
@@ -57,7 +57,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What the call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        return self.apply_async(func, args, kwds).get()
+        return _wait_for(self.apply_async(func, args, kwds))
 
     @override
     def apply_async(
@@ -129,7 +129,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        return super().map(bind_locks(func, self._locks, 1), iterable, chunksize)
+        return _wait_for(super().map_async(bind_locks(func, self._locks, 1), iterable, chunksize))
 
     @overload
     def map_async(
@@ -300,7 +300,7 @@ class PoolMethods(multiprocessing.pool.Pool):
             Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
         func, iterable = self._bind_star(func, iterable)
-        return super().starmap(func, iterable, chunksize)
+        return _wait_for(super().starmap_async(func, iterable, chunksize))
 
     @override
     def starmap_async(
@@ -371,3 +371,17 @@ class PoolMethods(multiprocessing.pool.Pool):
         if self._channel.over:  # since _check_running: nobody else will see it
             self._channel.fail_all()
         return result
+
+
+def _wait_for(result: AsyncResult[_T]) -> _T:
+    """Do what ``get`` does, whose frame keeps an error, and all that its traceback names, in a cycle."""
+    result.wait()
+    success = result.successful()
+    value: _T = cast("Any", result)._value
+    del result
+    try:
+        if success:
+            return value
+        raise cast("BaseException", value)
+    finally:
+        del value

@@ -13,8 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.pool import IMapIterator
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import fault_tasks as tasks
 import pytest
@@ -33,6 +35,8 @@ from poollock import (
     locked_pool,
     manager_locked_pool,
 )
+from poollock._crew import Worker
+from poollock._outcomes import Outcomes
 
 MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
 Factory = Callable[..., LockedPool]
@@ -238,11 +242,15 @@ def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault
         assert len(path.read_text().split()) <= 6
 
 
-def test_initializer_that_fails_once(factory: Factory, method: str, tmp_path: Path) -> None:
+def test_initializer_that_fails_once_each_time(factory: Factory, method: str, tmp_path: Path) -> None:
     path = tmp_path / "fails"
     path.touch()
-    with factory(2, tasks.fail_once, (str(path),), context=method) as pool:
-        assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+    with factory(1, tasks.fail_once, (str(path),), context=method) as pool:
+        for _ in range(4):  # in a row, three would be too many
+            assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+            path.touch()
+            with pytest.raises(WorkerDiedError):
+                pool.apply(tasks.kill)
 
 
 # What was killed may have been well: more of those have to die.
@@ -434,6 +442,19 @@ def test_death_is_seen_though_a_child_has_all_files_open(pool: LockedPool, tmp_p
     path.unlink()
 
 
+def test_death_is_seen_though_no_descriptor_tells_of_it(
+    factory: Factory, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(_: Worker) -> None:
+        """Get no descriptor, as if there were no more."""
+
+    monkeypatch.setattr(Worker, "watch", watch)
+    with factory(2, context=method) as pool:
+        with pytest.raises(WorkerDiedError, match="SIGKILL"):
+            pool.apply(tasks.kill)
+        assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+
+
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -577,6 +598,16 @@ class Shy:
 
     def __call__(self) -> None:
         os._exit(3)
+
+
+def test_length_of_results_that_have_failed_meanwhile() -> None:
+    cache: dict[int, Any] = {}
+    results: IMapIterator[int] = IMapIterator(cast("Any", SimpleNamespace(_cache=cache)))
+    outcomes = Outcomes(cache, lambda: None)
+    outcomes.fail_all(lambda: BrokenPoolError("as ordered"))
+    outcomes.set_length(results, 1)
+    with pytest.raises(BrokenPoolError):
+        next(results)
 
 
 def test_function_that_does_not_show_itself() -> None:
