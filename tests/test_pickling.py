@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -61,6 +62,15 @@ def message(
         pool.apply(func, args)
     assert caught.value.__cause__ is not None
     return str(caught.value)
+
+
+def test_function_of_a_module_that_was_reloaded(forked: LockedPool) -> None:
+    function = tasks.add_one_default
+    old = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    for task in (old, partial(old, lock=None)):
+        text = message(forked, task, "x", error=pickle.PicklingError)
+        assert "    the function: the function tasks.add_one_default\n" in text
+        assert "import it again" in text
 
 
 def test_raw_lock_gains_the_way_out(forked: LockedPool) -> None:

@@ -16,7 +16,8 @@ def starts_failed(count: int, how: str) -> Exception:
     """Return the error of a pool whose workers end before they are ready, or cannot be started."""
     return _broken_pool(
         f"{count} workers in a row ended before they were ready; the last one {how}. A worker must be able "
-        "to import the main module, and needs memory to start"
+        "to import the main module, which is to make its pools under if __name__ == '__main__':, and needs "
+        "memory to start"
     )
 
 

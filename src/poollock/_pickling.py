@@ -136,7 +136,7 @@ def _parts_of(path: str, whole: Any) -> Iterator[_Part]:
     if isinstance(whole, MethodType):
         yield f"the object of {name_of(whole)}", whole.__self__
     elif isinstance(whole, partial):
-        yield f"the function of {path}", whole.func
+        yield path, whole.func
         for index, arg in enumerate(whole.args):
             yield f"argument {index} of {name_of(whole)}", arg
         for name, arg in whole.keywords.items():
@@ -196,7 +196,9 @@ def _way_out(part: Any) -> str:
             "the pool"
         )
     if isinstance(part, (type, FunctionType)):
-        return "Only what a module defines at its top level can be sent: move it there"
+        if "<" in part.__qualname__:
+            return "Only what a module defines at its top level can be sent: move it there"
+        return "Only what its module has under that name can be sent: if that was reloaded, import it again"
     if isinstance(part, Pool):
         return (
             "A pool belongs to the process that made it. Leave it out in the object's __getstate__, "
