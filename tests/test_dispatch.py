@@ -208,6 +208,16 @@ def test_long_task_is_begun_when_a_part_of_it_has_arrived() -> None:
         receiver.join()
 
 
+def test_large_argument_is_kept_by_its_worker_alone(pool: LockedPool, tmp_path: Path) -> None:
+    path = tmp_path / "stays"
+    result = pool.apply_async(tasks.size_and_stay, (bytes(8 << 20), str(path)))
+    wait_until(path.exists)
+    dispatcher = pool._channel._dispatcher
+    wait_until(lambda: not any(task.payload for worker in dispatcher.workers for task in worker.running))
+    path.unlink()
+    assert result.get() == 8 << 20
+
+
 def test_pipe_is_not_watched_for_room_that_nobody_wants(pool: LockedPool) -> None:
     assert pool.apply(tasks.size, (bytes(8 << 20),)) == 8 << 20
     watched = pool._channel._selector.get_map().values()

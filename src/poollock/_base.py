@@ -166,9 +166,16 @@ class BaseLock(ABC):
         """Whether a process can get this lock only by being forked."""
         return False
 
+    def _is_held_here(self) -> bool:
+        """Return whether this process has the lock."""
+        return os.getpid() in self.holders
+
     @abstractmethod
     def _give_back(self) -> bool:
-        """Release the lock if this process has it, however often; return whether it had."""
+        """Release the lock if this process has it, however often; return whether it had.
+
+        Another thread that is alive is not done: what it may have is left to it.
+        """
 
     @abstractmethod
     def _reclaim(self, pid: int) -> bool:

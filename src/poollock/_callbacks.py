@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -34,7 +35,8 @@ class Callbacks:
         self._calls.put(call)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
-            self._thread.start()
+            with suppress(RuntimeError):  # Python is ending: nobody waits any longer
+                self._thread.start()
 
     def _run(self) -> None:
         for call in iter(self._calls.get, None):

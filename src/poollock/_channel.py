@@ -65,7 +65,7 @@ class Channel:
         worker.watch()
         self._inbox.post(partial(self._add, worker))
 
-    def start_failed(self, error: Exception) -> None:
+    def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
         self._inbox.post(
             partial(self._count_failure, f"could not be started: {type(error).__name__}: {error}")

@@ -135,7 +135,7 @@ class Crew:
         self._wanted = threading.Event()
         self._stopping = threading.Event()
 
-    def fill(self) -> tuple[list[Worker], Exception | None]:
+    def fill(self) -> tuple[list[Worker], BaseException | None]:
         """Start the workers that are missing; return them, and why there are not more."""
         started: list[Worker] = []
         with self._starting:
@@ -148,7 +148,7 @@ class Crew:
                     worker.start()
                     self.processes.append(worker.process)
                     started.append(worker)
-            except Exception as why:  # noqa: BLE001 - for the caller to raise or to tell
+            except BaseException as why:  # noqa: BLE001 - for the caller to raise or to tell
                 error = why
             finally:
                 for worker in made[len(started) :]:
@@ -157,12 +157,12 @@ class Crew:
                     self._slots.append(worker.slot)
         return started, error
 
-    def _make_all(self) -> tuple[list[Worker], Exception | None]:
+    def _make_all(self) -> tuple[list[Worker], BaseException | None]:
         made: list[Worker] = []
         try:
             while self._slots and not (self._paused or self.stopped):
                 made.append(self._make(self._slots.pop()))
-        except Exception as error:  # noqa: BLE001 - no descriptor is left: the others are of use
+        except BaseException as error:  # noqa: BLE001 - no descriptor is left, say: the others are of use
             return made, error
         return made, None
 
@@ -215,7 +215,7 @@ class Crew:
         self._stopping.set()
         self._wanted.set()
 
-    def keep(self, add: Callable[[Worker], None], failed: Callable[[Exception], None]) -> None:
+    def keep(self, add: Callable[[Worker], None], failed: Callable[[BaseException], None]) -> None:
         """Be the thread that starts replacements, until ``stop``.
 
         Args:

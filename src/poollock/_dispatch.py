@@ -36,13 +36,13 @@ _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
 class Task:
     """A task on its way: which part of which job it is, and the task itself as bytes."""
 
-    __slots__ = ("func", "index", "is_chunk", "job", "number", "payload", "turn")
+    __slots__ = ("func", "index", "items", "job", "number", "payload", "turn")
 
     def __init__(self, job: int, index: int, func: Any, args: tuple[Any, ...], payload: bytes) -> None:
         self.job = job
         self.index = index
         self.func = task_function(func, args)
-        self.is_chunk = self.func is not func
+        self.items = 0 if self.func is func else len(args[0][1])  # of a chunk
         self.payload = payload
         self.turn = 0  # among all tasks
         self.number = 0  # among those that its worker was sent
@@ -164,6 +164,9 @@ class Dispatcher:
         """Send more of what did not fit into the pipe of *worker*; return whether that was all."""
         with self._lock:
             if self._push(worker):
+                last = worker.running[-1] if worker.running else None
+                if last and last.number == worker.slot.words.view[BEGUN]:
+                    last.payload = b""  # nobody else will get it, and it may be large
                 self._feed(worker)
             return not worker.outgoing
 

@@ -91,4 +91,7 @@ class FrameReader:
             found.append((number, self._view[self._start + HEADER.size : stop]))
             self._start = stop
             self._length = 0
+        if self._start == self._end and len(self._view) > _KEPT:
+            self._start = self._end = 0
+            self._view = memoryview(b"")  # what has arrived is the payloads' alone
         return found

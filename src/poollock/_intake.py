@@ -54,7 +54,7 @@ class Intake:
         if not self._outcomes.awaited(job):  # it has failed as a whole
             return False
         if func is helper_reraises_exception:  # what an iterable raised
-            self._fail(job, index, args[0])
+            self._inbox.post(partial(self._outcomes.end, job, index, args[0]))
         elif self.broken:
             self._fail(job, index, self.broken())
         else:

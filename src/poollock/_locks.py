@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from operator import attrgetter
+from threading import active_count
 from typing import TYPE_CHECKING, Any, final
 
 from ._base import BaseLock
@@ -180,7 +181,7 @@ class Lock(SemaphoreLock):
 
     @override
     def _give_back(self) -> bool:
-        if self._words[HOLDER] != _pid:
+        if self._words[HOLDER] != _pid or not (self._semaphore._is_mine() or active_count() == 1):
             return False
         self.release()
         return True

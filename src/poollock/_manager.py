@@ -33,7 +33,7 @@ class _ServedLock:
         self._lock = threading.Lock() if bounded else threading.Semaphore(value)
         self._value = value
         self._bounded = bounded
-        self._grants: dict[Any, Any] = {}  # number of the grant: connection, pid
+        self._grants: dict[Any, Any] = {}  # grant: connection, pid
         self._abandoned = False
         self._withdrawn: set[int] = set()  # pids
 
@@ -41,7 +41,7 @@ class _ServedLock:
         self,
         client: Connection,
         pid: int,
-        grant: tuple[int, int],
+        grant: Any,
         block: bool,  # noqa: FBT001 - multiprocessing's
         timeout: float | None,
     ) -> bool:
@@ -55,7 +55,7 @@ class _ServedLock:
             self._grants[grant] = (client, pid)
         return taken
 
-    def release(self, _client: Connection, grant: tuple[int, int] | None) -> None:
+    def release(self, _client: Connection, grant: Any) -> None:
         """Give a grant back; without one, anybody's, as multiprocessing allows."""
         if any(map(self.take_back, [grant] if grant else list(self._grants))):
             return
@@ -65,7 +65,7 @@ class _ServedLock:
             self._value += 1
             self._lock.release()
 
-    def take_back(self, grant: tuple[int, int]) -> bool:
+    def take_back(self, grant: Any) -> bool:
         """Take a grant back, if it has not been; return whether it had not."""
         if not self._grants.pop(grant, None):
             return False

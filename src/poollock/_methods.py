@@ -35,6 +35,7 @@ class PoolMethods(multiprocessing.pool.Pool):
 
     _processes: int
     _locks: dict[str, BaseLock]
+    _cache: dict[int, Any]
     _channel: Channel
 
     @override
@@ -340,10 +341,12 @@ class PoolMethods(multiprocessing.pool.Pool):
         return (bind_locks(func, self._locks, shortest) if calls else func), calls
 
     def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
-        index = -1
+        index, parts = -1, getattr(self._cache.get(result_job), "_number_left", 0)  # those of a map
         try:
             for index, item in enumerate(iterable):
                 yield result_job, index, func, (item,), {}
+            if index + 1 < parts:
+                raise ValueError("the iterable has fewer items than its length")  # noqa: TRY301 - for all alike
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told

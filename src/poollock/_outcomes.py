@@ -45,13 +45,12 @@ class Outcomes:
         """Return how a message names a task: ``send_request, item 7``."""
         func, result = name_of(task.func), self._cache.get(task.job)
         if isinstance(result, MapResult):
-            results = cast("Any", result)
-            first = task.index * results._chunksize
-            last = min(first + results._chunksize, len(results._value)) - 1
+            first = task.index * cast("Any", result)._chunksize
+            last = first + task.items - 1
             return f"{func}, item {first}" if first == last else f"{func}, items {first} to {last}"
         if result is None or isinstance(result, ApplyResult):
             return func
-        return f"{func}, {'chunk' if task.is_chunk else 'item'} {task.index}"
+        return f"{func}, {'chunk' if task.items else 'item'} {task.index}"
 
     def load(self, task: Task, payload: memoryview) -> Outcome:
         """Return the outcome of *task* that a worker has sent."""
@@ -119,16 +118,29 @@ class Outcomes:
         if results._job in self._cache:
             results._set_length(length)
 
+    def end(self, job: int, index: int, error: BaseException) -> None:
+        """Give what an iterable raised to whoever waits: no part comes after it."""
+        result = self._cache.get(job)
+        if isinstance(result, MapResult):  # it would wait for as many parts as there should have been
+            self._fail_in_turn(result, error)
+        else:
+            self.set([(job, index, (False, error))])
+
     def fail_all(self, make_error: Callable[[], Exception], *, at_once: bool = False) -> None:
         """Give an error to everybody who waits; *at_once* even if that calls callbacks in this thread."""
         for result in list(self._cache.values()):
-            fail = partial(self._fail, result, make_error())
-            if _has_callback(result) and not at_once:
-                self._callbacks.put(fail)  # after what is to be set before
+            if at_once:
+                self._fail(result, make_error())
             else:
-                fail()
+                self._fail_in_turn(result, make_error())
 
-    def _fail(self, result: Any, error: Exception) -> None:
+    def _fail_in_turn(self, result: Any, error: BaseException) -> None:
+        if _has_callback(result):
+            self._callbacks.put(partial(self._fail, result, error))  # after what is to be set before
+        else:
+            self._fail(result, error)
+
+    def _fail(self, result: Any, error: BaseException) -> None:
         if self._cache.pop(result._job, None) is None:
             return
         result._pool = None

@@ -47,7 +47,7 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> byte
 
 
 def run_task(data: memoryview) -> Any:
-    """Run the task that *data* holds and return its result.
+    """Run the task that *data* holds, and which then is released, and return its result.
 
     Raises:
         Exception: What unpickling raised, the message saying what to do; or what the task raised.
@@ -61,6 +61,7 @@ def run_task(data: memoryview) -> Any:
             "task is made of: put the function, and the classes of its arguments, into a module. One typed "
             "into a REPL or a notebook, or made after the workers were started, is not there.",
         ) from error
+    data.release()  # a large argument is not to be there twice
     if how == _MAP:
         return [func(item) for item in args]
     if how == _STARMAP:

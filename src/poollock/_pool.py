@@ -95,9 +95,10 @@ class LockedPool(PoolMethods):
         self._cache: dict[int, Any] = {}
         self._taskqueue: SimpleQueue[Any] = SimpleQueue()
         self._channel = channel = Channel(crew, processes, self._cache, Reclaimer(self._locks.values()))
-        with interrupts_held(ctx):
-            workers, error = crew.fill()
+        workers: list[Worker] = []
         try:
+            with interrupts_held(ctx):
+                workers, error = crew.fill()
             if error is not None:
                 raise error  # noqa: TRY301 - what was started is ended as for the others
             for worker in workers:
@@ -154,6 +155,7 @@ class LockedPool(PoolMethods):
     def terminate(self) -> None:
         """End the workers at once, whatever they are doing, and what the locks live in."""
         self._state = multiprocessing.pool.TERMINATE
+        self._channel.terminate()  # also if Ctrl-C comes before that does it
         try:
             self._terminate()
         finally:

@@ -10,6 +10,7 @@ from time import monotonic, sleep
 from typing import Any, cast
 
 _PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
+_MOMENT = 0.05  # seconds, if the system has told it to somebody else
 
 _first_parent = os.getppid()
 
@@ -42,12 +43,23 @@ def describe() -> str:
 
 def exit_code(process: Any) -> int | None:
     """Return how *process*, which has ended, ended; None if somebody else has asked the system first."""
-    patience = monotonic() + _PATIENCE
+    patience = monotonic() + (_MOMENT if _is_reaped(process) else _PATIENCE)
     while process.exitcode is None and monotonic() < patience:  # another thread is asking, or the fork server
         sleep(0.001)
     process.join(0)
     code: int | None = process.exitcode
     return code
+
+
+def _is_reaped(process: Any) -> bool:
+    """Return whether the system will tell no more: to a program that ignores SIGCHLD, say."""
+    if process._popen.method == "forkserver" or not hasattr(os, "waitid"):
+        return False
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
 def describe_exit(code: int | None) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import suppress
-from typing import Any, final
+from threading import enumerate as enumerate_threads
+from threading import get_ident
+from typing import Any, TypeAlias, final
 
 from ._base import BaseLock
 from ._errors import ManagerDiedError
@@ -15,7 +17,9 @@ from ._rlock import RLock
 from ._semaphore import Semaphore
 from ._typing import override
 
-# Each grant has a number of its own, with the pid: it names what is given back.
+# The pid, the thread, and a number of its own: it names what is given back.
+_Grant: TypeAlias = tuple[int, int, int]
+
 _grants = itertools.count()
 
 
@@ -27,7 +31,7 @@ class _Proxy(BaseLock):
     _address: Any
     _authkey: bytes
     _ident: str
-    _granted: list[tuple[tuple[int, int], ManagerClient]]
+    _granted: list[tuple[_Grant, ManagerClient]]
 
     def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
         self._assemble(manager.create(value, bounded=bounded))
@@ -57,15 +61,22 @@ class _Proxy(BaseLock):
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         if timeout is not None:
             timeout = float(timeout)
-        grant = next(_grants)
-        taken, client = self._call("acquire", os.getpid(), (os.getpid(), grant), block, timeout)
+        grant = os.getpid(), get_ident(), next(_grants)
+        taken, client = self._call("acquire", os.getpid(), grant, block, timeout)
         if taken:
-            self._granted.append(((os.getpid(), grant), client))
+            self._granted.append((grant, client))
         return bool(taken)
 
     @override
     def release(self) -> None:
-        grant, client = self._granted.pop() if self._granted else (None, None)
+        me = get_ident()
+        own = [granted for granted in self._granted if granted[0][1] == me] or self._granted
+        self._release(own[-1] if own else None)
+
+    def _release(self, granted: tuple[_Grant, ManagerClient] | None) -> None:
+        if granted is not None:
+            self._granted.remove(granted)
+        grant, client = granted or (None, None)
         try:
             self._call("release", grant)
         except BaseException:
@@ -98,14 +109,24 @@ class _Proxy(BaseLock):
     def mark_consistent(self) -> None:
         self._call("mark_consistent")
 
+    def _granted_here(self) -> list[tuple[_Grant, ManagerClient]]:
+        # A forked worker has a copy of what its parent was granted.
+        return [granted for granted in self._granted if granted[0][0] == os.getpid()]
+
+    @override
+    def _is_held_here(self) -> bool:
+        return bool(self._granted_here())
+
     @override
     def _give_back(self) -> bool:
-        # A forked worker has a copy of what its parent was granted: each grant begins with a pid.
-        mine = [grant for (pid, grant), _ in self._granted if pid == os.getpid()]
-        with suppress(ManagerDiedError):
-            for _ in mine:
-                self.release()
-        return bool(mine)
+        others = {thread.ident for thread in enumerate_threads()} - {get_ident()}
+        given_back = False
+        for granted in self._granted_here():
+            if granted[0][1] not in others:
+                with suppress(ManagerDiedError, ValueError):  # or another process has released it
+                    self._release(granted)
+                    given_back = True
+        return given_back
 
     @override
     def _reclaim(self, pid: int) -> bool:

@@ -86,9 +86,15 @@ class RLock(BaseLock):
             self._lock.release()
 
     @override
+    def _is_held_here(self) -> bool:
+        return self._lock._is_held_here()
+
+    @override
     def _give_back(self) -> bool:
+        if not self._lock._give_back():
+            return False
         self._owner = None
-        return self._lock._give_back()
+        return True
 
     @override
     def _reclaim(self, pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from multiprocessing.context import BaseContext
+from threading import active_count
 from typing import Any, final
 
 from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, wait_for
@@ -83,6 +84,8 @@ class Semaphore(SemaphoreLock):
     @override
     def _give_back(self) -> bool:
         count = self.holders.count(os.getpid())
+        if count and active_count() > 1:
+            count = int(self._semaphore._is_mine())  # it was the last of this process to take a place
         for _ in range(count):
             self.release()
         return count > 0

@@ -121,6 +121,8 @@ def run_worker(end: WorkerEnd, maxtasks: int, setup: Setup) -> None:
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
             end.send(dump((_show(error), traceback.format_exc())))
             return
+        # What the initializer has taken is this worker's, whatever its tasks do.
+        held = [lock for lock in held if not lock._is_held_here()] if initializer else held
         end.send(_READY)
         for done, payload in enumerate(end.tasks(), 1):
             begun = perf_counter_ns()

@@ -6,13 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from conftest import running
-from poollock import BaseLock, _worker
+from conftest import running, wait_until
+from poollock import BaseLock, _worker, current_lock
 
 HUNDRED_MB = 100 << 20
 
@@ -113,6 +114,34 @@ def hold_while(lock: BaseLock, path: str) -> int:
     """Hold the lock, and write the own pid to *path*, until that is gone."""
     with lock:
         return stay_while(path)
+
+
+def hold_in_a_thread(lock: BaseLock, path: str) -> None:
+    """Leave a thread that holds the lock until *path* is gone."""
+    threading.Thread(target=hold_while, args=(lock, path), daemon=True).start()
+    wait_until(Path(path).exists)
+
+
+def stay_in_a_thread(path: str) -> None:
+    """Leave a thread that lives until *path* is gone."""
+    threading.Thread(target=stay_while, args=(path,), daemon=True).start()
+    wait_until(Path(path).exists)
+
+
+def take_and_stay(lock: BaseLock, path: str) -> None:
+    """Take the lock, which somebody else releases before *path* is gone."""
+    lock.acquire()
+    stay_while(path)
+
+
+def take_for_life() -> None:
+    """Be an initializer that takes a lock."""
+    current_lock().acquire()
+
+
+def size_and_stay(data: bytes, path: str) -> int:
+    stay_while(path)
+    return len(data)
 
 
 def stay_while(path: str) -> int:

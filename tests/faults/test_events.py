@@ -7,6 +7,7 @@ import itertools
 import multiprocessing.connection
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -104,6 +105,43 @@ def test_map_names_the_worker_and_ends(pool: LockedPool) -> None:
         next(results)
     with pytest.raises(StopIteration):
         next(results)
+
+
+def test_two_workers_die_in_one_map(pool: LockedPool) -> None:
+    with pytest.raises((WorkerDiedError, ValueError)):
+        pool.map(tasks.run, ["SIGKILL", "exception", "none", "C exit", "SIGKILL"], chunksize=1)
+    assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+
+
+IGNORES = """
+import signal, sys
+import fault_tasks as tasks
+import poollock
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with getattr(poollock, sys.argv[1])(2, context=sys.argv[2]) as pool:
+        try:
+            pool.apply(tasks.kill)
+        except poollock.WorkerDiedError:
+            print(pool.apply(tasks.square, (3,)))
+"""
+
+
+def test_program_that_ignores_the_deaths_of_its_children(
+    factory: Factory, method: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(IGNORES)
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, str(program), factory.__name__, method],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])},
+    )
+    assert (done.stdout, done.stderr) == ("9\n", "")
 
 
 def test_idle_workers_are_killed(pool: LockedPool) -> None:
@@ -224,6 +262,42 @@ def test_task_leaves_a_lock_held(factory: Factory, method: str, kind: str) -> No
         assert not pool.lock.locked()
         assert pool.lock.holders == ()
         assert not pool.lock.abandoned
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_thread_of_a_worker_keeps_its_lock(factory: Factory, method: str, tmp_path: Path, kind: str) -> None:
+    made = MADE[kind](context=method) if kind in MADE else Lock(context=method)
+    path = tmp_path / "holds"
+    with factory(1, locks={"lock": made}, context=method) as pool:
+        pool.apply(tasks.hold_in_a_thread, (str(path),))
+        assert pool.apply(tasks.square, (3,)) == 9
+        assert pool.lock.holders == (int(path.read_text()),)
+        path.unlink()
+        wait_until(lambda: not pool.lock.holders)
+        pool.apply(tasks.stay_in_a_thread, (str(path),))
+        with pytest.warns(RuntimeWarning, match="which has been released"):
+            assert pool.apply(tasks.take_and_return) == "done"
+        assert not pool.lock.holders
+        path.unlink()
+
+
+def test_worker_keeps_what_its_initializer_has_taken(factory: Factory, method: str) -> None:
+    with factory(1, tasks.take_for_life, context=method) as pool:
+        assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+        assert pool.lock.holders == tuple(workers(pool))
+        with pytest.raises(WorkerDiedError) as caught:
+            pool.apply(tasks.kill)
+        assert caught.value.locks_held == ("lock",)
+
+
+def test_lock_that_another_process_has_released(pool: LockedPool, tmp_path: Path) -> None:
+    path = tmp_path / "holds"
+    result = pool.apply_async(tasks.take_and_stay, (str(path),))
+    wait_until(path.exists)
+    pool.lock.release()
+    path.unlink()
+    assert result.get() is None
+    assert not pool.lock.locked()
 
 
 @pytest.mark.parametrize("fault", ["exception", "exit"])
@@ -382,6 +456,34 @@ def test_callbacks_that_raise_or_wait(pool: LockedPool, monkeypatch: pytest.Monk
     )
     assert first.get() == 9
     assert seen == [81]
+
+
+class Lazy:
+    """Has no more items than it says, and perhaps fewer."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> int:
+        if index == 3:
+            raise self.error("as ordered")
+        return index
+
+
+@pytest.mark.parametrize("chunksize", [1, None])
+def test_items_of_which_there_are_fewer_than_they_say(pool: LockedPool, chunksize: int | None) -> None:
+    cut_short: Any = Lazy(IndexError)
+    with pytest.raises(ValueError, match="fewer items than its length"):
+        pool.map(tasks.square, cut_short, chunksize)
+    unreadable: Any = Lazy(OSError)
+    errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    with pytest.raises(OSError, match="as ordered"):
+        pool.map_async(tasks.square, unreadable, chunksize, error_callback=errors.put).get()
+    assert isinstance(errors.get(), OSError)
+    assert pool.apply(tasks.square, (3,)) == 9
 
 
 def test_items_that_raise(pool: LockedPool) -> None:
