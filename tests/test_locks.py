@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -78,6 +79,31 @@ def test_lock_released_by_another_thread(kind: Callable[[], BaseLock]) -> None:
 def test_lock_released_too_often() -> None:
     with pytest.raises(ValueError, match="released too many times"):
         Lock().release()
+
+
+def test_signal_handler_anywhere_in_an_rlock() -> None:
+    """Called at each step of taking it, twice, and of giving it back, the handler takes it too."""
+    lock, calls = RLock(), 0
+
+    def step(frame: FrameType, _event: str, _arg: Any) -> Any:
+        nonlocal calls
+        frame.f_trace_opcodes = True
+        if frame.f_code.co_filename.endswith(("_rlock.py", "_locks.py")):
+            assert lock.acquire(timeout=5)
+            lock.release()
+            calls += 1
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        with lock, lock:
+            pass
+    finally:
+        sys.settrace(before)
+    assert calls > 50
+    assert not lock.locked()
+    assert not lock.holder
 
 
 def test_rlock_is_taken_again_by_its_thread_only() -> None:

@@ -166,6 +166,10 @@ class BaseLock(ABC):
         """Whether a process can get this lock only by being forked."""
         return False
 
+    @abstractmethod
+    def _is_mine(self) -> bool:
+        """Return whether the running thread has the lock."""
+
     def _is_held_here(self) -> bool:
         """Return whether this process has the lock."""
         return os.getpid() in self.holders

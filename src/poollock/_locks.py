@@ -64,6 +64,10 @@ class SemaphoreLock(BaseLock):
     def locked(self) -> bool:
         return bool(self._semaphore._is_zero())
 
+    @override
+    def _is_mine(self) -> bool:
+        return bool(self._semaphore._is_mine())
+
     @property
     @override
     def holders(self) -> tuple[int, ...]:
@@ -180,8 +184,13 @@ class Lock(SemaphoreLock):
         self._semaphore.release()
 
     @override
+    def _is_mine(self) -> bool:
+        # A forked child has a copy of what its parent's semaphore knew; the word is shared.
+        return bool(self._semaphore._is_mine()) and self._words[HOLDER] in (0, _pid)
+
+    @override
     def _give_back(self) -> bool:
-        if self._words[HOLDER] != _pid or not (self._semaphore._is_mine() or active_count() == 1):
+        if self._words[HOLDER] != _pid or not (self._is_mine() or active_count() == 1):
             return False
         self.release()
         return True

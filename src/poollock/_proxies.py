@@ -114,6 +114,11 @@ class _Proxy(BaseLock):
         return [granted for granted in self._granted if granted[0][0] == os.getpid()]
 
     @override
+    def _is_mine(self) -> bool:
+        me = get_ident()
+        return any(grant[1] == me for grant, _ in self._granted_here())
+
+    @override
     def _is_held_here(self) -> bool:
         return bool(self._granted_here())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from multiprocessing.context import BaseContext
 from typing import Any, final
 
@@ -27,12 +25,12 @@ class RLock(BaseLock):
         OSError: The system has no semaphore left, or no place for one.
     """
 
-    # Around a plain lock; which thread has it and how often is this process's own affair.
-    __slots__ = ("_depth", "_lock", "_owner")
+    # Around a plain lock, which knows whether the running thread has it: in one step with taking
+    # it and giving it back, so that a signal handler may come anywhere in here and use the RLock.
+    __slots__ = ("_again", "_lock")
 
     _lock: BaseLock
-    _owner: tuple[int, int] | None
-    _depth: int
+    _again: int  # how often the thread that has it has taken it again
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
         self._assemble((Lock(context=context),))
@@ -50,8 +48,7 @@ class RLock(BaseLock):
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         (self._lock,) = parts
         self._lock._is_part = True
-        self._owner = None
-        self._depth = 0
+        self._again = 0
 
     @override
     def _parts(self) -> tuple[Any, ...]:
@@ -59,15 +56,9 @@ class RLock(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        # The pid is part of the owner: a thread keeps its ident in a forked child.
-        me = (os.getpid(), threading.get_ident())
-        if self._owner == me:
-            self._depth += 1
-            return True
-        if not self._lock.acquire(block, timeout):
-            return False
-        self._owner = me
-        self._depth = 1
+        if not self._lock._is_mine():
+            return self._lock.acquire(block, timeout)
+        self._again += 1
         return True
 
     @override
@@ -78,12 +69,16 @@ class RLock(BaseLock):
             AssertionError: Another thread or process holds the lock, or nobody, as with
                 ``multiprocessing.RLock``.
         """
-        if self._owner != (os.getpid(), threading.get_ident()):
+        if not self._lock._is_mine():
             raise AssertionError(f"{self.label} is not held by this thread of {describe()}: {self!r}")
-        self._depth -= 1
-        if self._depth == 0:
-            self._owner = None
+        if self._again:
+            self._again -= 1
+        else:
             self._lock.release()
+
+    @override
+    def _is_mine(self) -> bool:
+        return self._lock._is_mine()
 
     @override
     def _is_held_here(self) -> bool:
@@ -93,7 +88,7 @@ class RLock(BaseLock):
     def _give_back(self) -> bool:
         if not self._lock._give_back():
             return False
-        self._owner = None
+        self._again = 0
         return True
 
     @override

@@ -85,7 +85,7 @@ class Semaphore(SemaphoreLock):
     def _give_back(self) -> bool:
         count = self.holders.count(os.getpid())
         if count and active_count() > 1:
-            count = int(self._semaphore._is_mine())  # it was the last of this process to take a place
+            count = int(self._is_mine())  # it was the last of this process to take a place
         for _ in range(count):
             self.release()
         return count > 0
