@@ -95,6 +95,7 @@ def test_signal_handler_anywhere_in_an_rlock() -> None:
         return step
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
     sys.settrace(step)
     try:
         with lock, lock:
