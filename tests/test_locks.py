@@ -133,6 +133,37 @@ def exit_with(lock: BaseLock) -> None:
     os._exit(int(lock.acquire(block=False)))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_rlock_in_a_child_forked_by_a_thread_that_had_it() -> None:
+    lock = RLock(context="fork")
+    go = multiprocessing.get_context("fork").Event()
+    with lock, lock:
+        process = multiprocessing.get_context("fork").Process(target=take_alone, args=(lock, go))
+        process.start()
+        pid = os.fork()
+        if pid == 0:  # by a program that knows nothing of multiprocessing
+            take_alone(lock, go)
+    go.set()
+    process.join()
+    assert process.exitcode == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not lock.locked()
+
+
+def take_alone(lock: BaseLock, go: Any) -> None:
+    try:
+        go.wait()
+        assert lock.acquire(timeout=20)
+        assert lock.holder == os.getpid()
+        assert lock.acquire(block=False)
+        lock.release()
+        assert lock.locked()
+        lock.release()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
 def test_semaphore_lets_n_in() -> None:
     semaphore = Semaphore(2)
     assert semaphore.get_value() == 2

@@ -278,10 +278,15 @@ class _AbsentLock:
         return _received, (self._identity, self._name)
 
 
+def every_lock() -> list[BaseLock]:
+    """Return every lock alive in this process."""
+    # valuerefs() copies in one step: another thread may make a lock meanwhile.
+    return [lock for ref in _known.valuerefs() if (lock := ref()) is not None]
+
+
 def known_locks() -> list[BaseLock]:
     """Return every lock alive in this process, but for those that are parts of another."""
-    # valuerefs() copies in one step: another thread may make a lock meanwhile.
-    return [lock for ref in _known.valuerefs() if (lock := ref()) is not None and not lock._is_part]
+    return [lock for lock in every_lock() if not lock._is_part]
 
 
 def title(lock: BaseLock) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from threading import active_count
 from typing import TYPE_CHECKING, Any, final
 
-from ._base import BaseLock
+from ._base import BaseLock, every_lock
 from ._errors import PoolLockError
 from ._process import dead_parent, describe, resolve_context
 from ._typing import override
@@ -27,6 +28,9 @@ _pid = os.getpid()
 def _after_fork() -> None:
     global _pid  # noqa: PLW0603 - a module variable is read in 10 ns, os.getpid() in 50
     _pid = os.getpid()
+    for lock in every_lock():
+        if isinstance(lock, SemaphoreLock):
+            lock._semaphore._after_fork()  # it has not what its parent had
 
 
 if hasattr(os, "register_at_fork"):
@@ -184,11 +188,6 @@ class Lock(SemaphoreLock):
         self._semaphore.release()
 
     @override
-    def _is_mine(self) -> bool:
-        # A forked child has a copy of what its parent's semaphore knew; the word is shared.
-        return bool(self._semaphore._is_mine()) and self._words[HOLDER] in (0, _pid)
-
-    @override
     def _give_back(self) -> bool:
         if self._words[HOLDER] != _pid or not (self._is_mine() or active_count() == 1):
             return False
@@ -199,8 +198,8 @@ class Lock(SemaphoreLock):
     def _reclaim(self, pid: int) -> bool:
         if self._words[HOLDER] != pid:
             return False
-        self._words[ABANDONED] = 1
-        self.release()
+        self._words[HOLDER] = 0
+        self._repair()
         return True
 
     @override
@@ -210,4 +209,6 @@ class Lock(SemaphoreLock):
     @override
     def _repair(self) -> None:
         self._words[ABANDONED] = 1
-        self._semaphore.release()
+        # The semaphore counts what this process has, and it had nothing. Forget the release in one step
+        # with it, no Python code between: another thread may have the lock a moment later.
+        deque(map(methodcaller("__call__"), (self._semaphore.release, self._semaphore._after_fork)), 0)

@@ -56,9 +56,12 @@ class RLock(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if not self._lock._is_mine():
-            return self._lock.acquire(block, timeout)
-        self._again += 1
+        if self._lock._is_mine():
+            self._again += 1
+            return True
+        if not self._lock.acquire(block, timeout):
+            return False
+        self._again = 0  # in a forked child it is what its parent had
         return True
 
     @override
