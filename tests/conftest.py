@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
+import sys
+import threading
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+import poollock
 from poollock import LockedPool, locked_pool, manager_locked_pool
 
+PACKAGE = Path(poollock.__file__).parent
 METHODS = multiprocessing.get_all_start_methods()
 FACTORIES = [locked_pool, manager_locked_pool]
 
@@ -90,6 +96,30 @@ def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something that no event tells of; the test's own time limit ends it."""
     while not condition():
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None]:
+    """Send a signal to this thread as soon as it stands still in the middle of the library."""
+    me, seen = threading.get_ident(), [("", 0)]
+
+    def stands() -> bool:
+        frames = [frame for frame, _ in traceback.walk_stack(sys._current_frames()[me])]
+        before, seen[:] = [*seen], [(frame.f_code.co_filename, frame.f_lasti) for frame in frames]
+        return seen == before and any(Path(name).parent == PACKAGE for name, _ in seen)
+
+    def send() -> None:
+        wait_until(stands)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,7 +6,6 @@ import copy
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 import tasks
+from conftest import signalled_inside
 from poollock import (
     BaseLock,
     Lock,
@@ -339,15 +339,8 @@ def test_wait_that_a_signal_interrupts_leaves_the_lock_alone(lock: BaseLock) -> 
     def give_up(*_: object) -> None:
         raise InterruptedError
 
-    before = signal.signal(signal.SIGUSR1, give_up)
-    timer = threading.Timer(0.05, os.kill, (ME, signal.SIGUSR1))
-    timer.start()
-    try:
-        with pytest.raises(InterruptedError):
-            lock.acquire()
-    finally:
-        timer.join()
-        signal.signal(signal.SIGUSR1, before)
+    with signalled_inside(give_up), pytest.raises(InterruptedError):
+        lock.acquire()
     assert lock.holders == (ME,)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import children, running, wait_until
+from conftest import children, running, signalled_inside, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
 from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
@@ -134,21 +134,13 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
             ready.set()
             done.wait()
 
-    def give_up(*_: object) -> None:
-        raise TimeoutError("by an alarm")
-
     thread = threading.Thread(target=hold_inner)
     thread.start()
     ready.wait()
-    before = signal.signal(signal.SIGUSR1, give_up)
     try:
         with outer:
             for _ in range(2):
-                timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-                timer.start()
-                with pytest.raises(TimeoutError, match="by an alarm"):
-                    inner.acquire()
-                timer.join()
+                interrupted(inner.acquire)
                 assert outer.holder == os.getpid()
             done.set()
             thread.join()
@@ -158,7 +150,6 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
         assert not outer.abandoned
     finally:
         done.set()
-        signal.signal(signal.SIGUSR1, before)
 
 
 def test_wait_that_is_interrupted_and_tried_again(manager: LockManager) -> None:
@@ -186,15 +177,8 @@ def interrupted(function: Callable[[], Any]) -> None:
     def give_up(*_: object) -> None:
         raise TimeoutError("by an alarm")
 
-    before = signal.signal(signal.SIGUSR1, give_up)
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-    timer.start()
-    try:
-        with pytest.raises(TimeoutError, match="by an alarm"):
-            function()
-    finally:
-        timer.join()
-        signal.signal(signal.SIGUSR1, before)
+    with signalled_inside(give_up), pytest.raises(TimeoutError, match="by an alarm"):
+        function()
 
 
 def test_signal_handler_that_uses_another_lock(manager: LockManager) -> None:
@@ -211,15 +195,9 @@ def test_signal_handler_that_uses_another_lock(manager: LockManager) -> None:
     holder.join()
     releaser = threading.Thread(target=lambda: (done.wait(), first.release()))
     releaser.start()
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-    before = signal.signal(signal.SIGUSR1, look)
-    try:
-        timer.start()
+    with signalled_inside(look):
         assert first.acquire(timeout=30) is True
-    finally:
-        timer.join()
-        releaser.join()
-        signal.signal(signal.SIGUSR1, before)
+    releaser.join()
     assert seen == [False, True, os.getpid(), f"<ManagerLock held by {os.getpid()}>"]
     assert first.holder == os.getpid()
     for lock in (first, second, taken):
