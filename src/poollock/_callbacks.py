@@ -6,7 +6,6 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 
@@ -32,18 +31,25 @@ class Callbacks:
     def put(self, call: Callable[[], object]) -> None:
         """Have *call* called."""
         self._due += 1
-        self._calls.put(call)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
-            with suppress(RuntimeError):  # Python is ending: nobody waits any longer
-                self._thread.start()
+            thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # this process gets no more threads, or Python is ending
+                self._call(call)
+                return
+            self._thread = thread
+        self._calls.put(call)
 
     def _run(self) -> None:
         for call in iter(self._calls.get, None):
-            call()
-            self._done += 1
-            if not self.pending:
-                self._wake()
+            self._call(call)
+
+    def _call(self, call: Callable[[], object]) -> None:
+        call()
+        self._done += 1
+        if not self.pending:
+            self._wake()
 
     def stop(self) -> None:
         """End the thread once it has called what it was given."""

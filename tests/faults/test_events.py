@@ -641,6 +641,26 @@ def test_worker_dies_before_it_has_signed_for_a_lock(
         assert pool.lock.abandoned
 
 
+def test_callbacks_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "callbacks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with locked_pool(1) as pool:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        results = [pool.apply_async(tasks.square, (x,), callback=seen.append) for x in range(2)]
+        assert [result.get() for result in results] == [0, 1]
+        monkeypatch.undo()
+        assert pool.apply_async(tasks.square, (2,), callback=seen.append).get() == 4
+        pool.close()
+        pool.join()
+    assert seen == [0, 1, 4]
+
+
 def test_callback_is_the_last_thing_before_the_end() -> None:
     pool = locked_pool(1)
     seen: list[int] = []
