@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ._base import BaseLock, every_lock
 from ._errors import PoolLockError
-from ._process import dead_parent, describe, resolve_context
+from ._process import dead_parent, describe, is_gone, resolve_context
 from ._typing import override
 from ._words import SharedWords, shared_words
 
@@ -30,7 +30,7 @@ def _after_fork() -> None:
     _pid = os.getpid()
     for lock in every_lock():
         if isinstance(lock, SemaphoreLock):
-            lock._semaphore._after_fork()  # it has not what its parent had
+            lock._forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -72,6 +72,10 @@ class SemaphoreLock(BaseLock):
     def _is_mine(self) -> bool:
         return bool(self._semaphore._is_mine())
 
+    def _forget(self) -> None:
+        """Count anew what this process has: it was forked, and its parent had the rest."""
+        self._semaphore._after_fork()
+
     @property
     @override
     def holders(self) -> tuple[int, ...]:
@@ -102,10 +106,11 @@ def wait_for(semaphore: Any, words: memoryview[int]) -> None:
     """
     while not semaphore.acquire(True, _LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
         parent = dead_parent()
-        if parent and {*words[HOLDER:]} - {0} == {parent}:
+        holders = {*words[HOLDER:]} - {0}
+        if parent and holders and all(pid == parent or is_gone(pid) for pid in holders):
             raise PoolLockError(
-                f"{describe()} waits for a lock that the process of the pool, pid {parent}, "
-                "had when it was killed"
+                f"{describe()} waits for a lock that process {', '.join(map(str, holders))} had when it was "
+                f"killed, and the process of the pool, pid {parent}, is gone too: nobody is left to free it"
             )
 
 
@@ -114,16 +119,40 @@ def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], 
     post = semaphore.release
 
     def enter() -> bool:
-        if not take(False):  # noqa: FBT003 - a keyword takes longer
-            wait_for(semaphore, words)
-        words[HOLDER] = _pid
+        try:
+            if not take(False):  # noqa: FBT003 - a keyword takes longer
+                wait_for(semaphore, words)
+            words[HOLDER] = _pid
+        except BaseException:
+            _settle(semaphore, words)
+            raise
         return True
 
     def leave(kind: object = None, error: object = None, traceback: object = None) -> None:
-        words[HOLDER] = 0
-        post()
+        try:
+            words[HOLDER] = 0
+            post()
+        except BaseException:
+            _settle(semaphore, words)
+            raise
 
     return enter, leave
+
+
+def _settle(semaphore: Any, words: memoryview[int]) -> None:
+    """Free a lock that this thread has and has not signed for: a signal handler has raised in between."""
+    if semaphore._is_mine() and semaphore._is_zero() and not words[HOLDER]:
+        semaphore.release()
+
+
+def in_one_step(*calls: Callable[[], object]) -> None:
+    """Call functions that are written in C: no other thread and no signal handler runs in between."""
+    deque(map(methodcaller("__call__"), calls), 0)
+
+
+def _post_for_another(semaphore: Any) -> None:
+    """Release what this process has not taken, so that it does not count that."""
+    in_one_step(semaphore.release, semaphore._after_fork)
 
 
 class _OfEachLock(property):
@@ -177,15 +206,22 @@ class Lock(SemaphoreLock):
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         if block and timeout is None:
             return self._enter()
-        if not self._semaphore.acquire(block, timeout):
-            return False
-        self._words[HOLDER] = _pid
+        try:
+            if not self._semaphore.acquire(block, timeout):
+                return False
+            self._words[HOLDER] = _pid
+        except BaseException:
+            _settle(self._semaphore, self._words)
+            raise
         return True
 
     @override
     def release(self) -> None:
-        self._words[HOLDER] = 0
-        self._semaphore.release()
+        if self._words[HOLDER] == _pid:
+            self._leave()
+        else:  # as multiprocessing allows
+            self._words[HOLDER] = 0
+            _post_for_another(self._semaphore)
 
     @override
     def _give_back(self) -> bool:
@@ -209,6 +245,4 @@ class Lock(SemaphoreLock):
     @override
     def _repair(self) -> None:
         self._words[ABANDONED] = 1
-        # The semaphore counts what this process has, and it had nothing. Forget the release in one step
-        # with it, no Python code between: another thread may have the lock a moment later.
-        deque(map(methodcaller("__call__"), (self._semaphore.release, self._semaphore._after_fork)), 0)
+        _post_for_another(self._semaphore)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection
 from multiprocessing.context import BaseContext
@@ -109,16 +110,16 @@ class _LockServer(Server):
             self.clients += 1
         try:
             while True:
-                number, ident, method, args = conn.recv()
+                ident, method, args = conn.recv()
                 lock = self._lock(ident)
                 try:
-                    reply = (number, True, getattr(lock, method)(conn, *args))
+                    reply = (True, getattr(lock, method)(conn, *args))
                 except Exception as error:  # noqa: BLE001 - it is the caller's
-                    reply = (number, False, error)
+                    reply = (False, error)
                 try:
                     conn.send(reply)
                 except OSError:
-                    if method == "acquire" and reply[1:] == (True, True):  # it ended waiting, not holding
+                    if method == "acquire" and reply == (True, True):  # it ended waiting, not holding
                         lock.take_back(args[1])
                     raise
         except (EOFError, OSError):
@@ -209,40 +210,34 @@ def _remove_directory(address: Any) -> None:
 class ManagerClient:
     """A connection to the manager, and whether a lock was taken through it.
 
-    Requests and answers are numbered: when a signal handler raises in the middle of a call,
-    the next call passes over the answer that is still to come.  Only a wait for a lock cannot
-    be left behind like that, lest the lock be granted to nobody: its connection is closed, and
-    the manager takes back what it may have granted.  So no wait uses a connection that has a
-    lock already.
+    When a signal handler raises in the middle of a call, an answer, or a part of one, is still
+    to come: the connection is not used again.  It is closed, and the manager takes back what it
+    may have granted; one that has a lock is closed when that is given back.  So no wait for a
+    lock uses a connection that has one already.
     """
 
     def __init__(self, address: Any, authkey: bytes) -> None:
         self.holds = False
+        self._address = address
         self._busy = threading.Lock()  # only ever tried: a signal handler may find its own thread in a call
-        self._number = 0
+        self._is_spoiled = False
         self._connection = Client(address, authkey=authkey)
         dispatch(self._connection, None, "accept_connection", (current_process().name,))
 
-    @property
-    def is_open(self) -> bool:
-        return not self._connection.closed
-
     def reserve(self) -> bool:
         """Return whether the client is now the caller's, until the end of its call."""
-        return self.is_open and self._busy.acquire(blocking=False)
+        return not self._is_spoiled and self._busy.acquire(blocking=False)
 
     def call(self, ident: str, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method of a lock in the manager; the client must be reserved."""
         try:
-            self._number += 1
-            self._connection.send((self._number, ident, method, args))
-            number, done, result = self._connection.recv()
-            while number != self._number:
-                number, done, result = self._connection.recv()
+            self._connection.send((ident, method, args))
+            done, result = self._connection.recv()
             if method == "acquire":
                 self.holds = done and result  # before another thread can reserve it for a wait
         except BaseException as error:
-            if method == "acquire" or isinstance(error, (ConnectionError, EOFError)):
+            self._is_spoiled = True
+            if method == "acquire" or not self.holds or isinstance(error, (ConnectionError, EOFError)):
                 self.close()
             raise
         finally:
@@ -257,34 +252,43 @@ class ManagerClient:
             self.close()
             self._busy.release()
 
+    def let_go(self) -> None:
+        """Learn that the lock taken through this connection has been given back."""
+        self.holds = False
+        if self._is_spoiled:
+            self.close()
+
     def close(self) -> None:
         """Close the connection: the manager takes back what was taken through it."""
+        self._is_spoiled = True
         self._connection.close()
+        with suppress(KeyError, ValueError):
+            _clients[self._address].remove(self)
 
 
-# The clients of this process, by the address of their manager.  Lists are only appended to and
-# replaced, so that other threads can look through one meanwhile.
+# The clients of this process, by the address of their manager.
 _clients: dict[Any, list[ManagerClient]] = {}
 
 
-def reserve_client(address: Any, authkey: bytes, *, to_wait: bool) -> ManagerClient:
+def reserve_client(address: Any, authkey: bytes, *, to_wait: bool = False) -> ManagerClient:
     """Return a client for one call, one that has no lock if the call may wait for a lock.
 
     Raises:
         OSError: There is no manager any more.
     """
-    for client in _clients.get(address, []):
+    clients = _clients.setdefault(address, [])
+    for client in [*clients]:  # other threads append and remove
         if not (to_wait and client.holds) and client.reserve():
             return client
     client = ManagerClient(address, authkey)
     client.reserve()
-    _clients[address] = [known for known in _clients.get(address, []) if known.is_open] + [client]
+    clients.append(client)
     return client
 
 
 def _after_fork() -> None:
-    for clients in _clients.values():
-        for client in clients:
+    for clients in [*_clients.values()]:
+        for client in [*clients]:
             client.close()  # this process's copy: the connection is the parent's
     _clients.clear()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from multiprocessing.context import BaseContext
 from time import monotonic, sleep
 from typing import Any, cast
@@ -36,6 +38,14 @@ def resolve_context(context: Any) -> BaseContext:
     )
 
 
+def show_error(error: BaseException) -> str:
+    """Return how a message shows *error*, whose own text may be one more error."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - anything
+        return type(error).__name__
+
+
 def describe() -> str:
     """Return how a message names the running process."""
     return f"process {multiprocessing.current_process().name!r} (pid {os.getpid()})"
@@ -49,6 +59,11 @@ def exit_code(process: Any) -> int | None:
     process.join(0)
     code: int | None = process.exitcode
     return code
+
+
+def has_ended(process: Any) -> bool:
+    """Return whether *process* has ended."""
+    return process.exitcode is not None or _is_reaped(process)
 
 
 def _is_reaped(process: Any) -> bool:
@@ -93,6 +108,24 @@ def dead_parent() -> int:
     if _first_parent != parent.pid and parent.is_alive():  # a worker has forked this one, and ended
         return 0
     return parent.pid or 0
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether there is no process *pid* any more; False where that is not known."""
+    if sys.platform == "win32":  # there, os.kill() ends it
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def other_threads() -> set[int | None]:
+    """Return the idents of the threads that are alive, but for the running one's."""
+    return {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
 
 
 def _after_fork() -> None:

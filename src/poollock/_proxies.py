@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-from contextlib import suppress
-from threading import enumerate as enumerate_threads
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any, TypeAlias, final
 
 from ._base import BaseLock
 from ._errors import ManagerDiedError
 from ._manager import LockManager, ManagerClient, reserve_client
-from ._process import describe
+from ._process import describe, other_threads
 from ._rlock import RLock
 from ._semaphore import Semaphore
 from ._typing import override
@@ -46,10 +46,10 @@ class _Proxy(BaseLock):
     def _parts(self) -> tuple[Any, ...]:
         return self._address, self._authkey, self._ident
 
-    def _call(self, method: str, *args: Any) -> tuple[Any, ManagerClient]:
+    @contextmanager
+    def _reaching(self) -> Generator[None, None, None]:
         try:
-            client = reserve_client(self._address, self._authkey, to_wait=method == "acquire")
-            return client.call(self._ident, method, args), client
+            yield
         except (ConnectionError, FileNotFoundError, EOFError) as error:
             # Not every OSError: a TimeoutError may come from the user's own signal handler.
             raise ManagerDiedError(
@@ -57,38 +57,51 @@ class _Proxy(BaseLock):
                 f"({type(error).__name__}: {error}). It ends with its pool"
             ) from error
 
+    def _call(self, method: str, *args: Any) -> Any:
+        with self._reaching():
+            return reserve_client(self._address, self._authkey).call(self._ident, method, args)
+
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         if timeout is not None:
             timeout = float(timeout)
         grant = os.getpid(), get_ident(), next(_grants)
-        taken, client = self._call("acquire", os.getpid(), grant, block, timeout)
-        if taken:
-            self._granted.append((grant, client))
-        return bool(taken)
+        client = None
+        try:
+            with self._reaching():
+                client = reserve_client(self._address, self._authkey, to_wait=True)
+                taken = bool(client.call(self._ident, "acquire", (os.getpid(), grant, block, timeout)))
+            if taken:
+                self._granted.append((grant, client))
+        except BaseException:
+            if client is not None:
+                _remove(self._granted, (grant, client))
+                client.close()  # so that the manager takes back what it may have granted
+            raise
+        return taken
 
     @override
     def release(self) -> None:
         me = get_ident()
-        own = [granted for granted in self._granted if granted[0][1] == me] or self._granted
-        self._release(own[-1] if own else None)
+        own_first = sorted(self._granted, key=lambda each: (each[0][1] == me, each[0][2]), reverse=True)
+        if not any(map(self._release, own_first)):
+            self._call("release", None)
 
-    def _release(self, granted: tuple[_Grant, ManagerClient] | None) -> None:
-        if granted is not None:
-            self._granted.remove(granted)
-        grant, client = granted or (None, None)
+    def _release(self, granted: tuple[_Grant, ManagerClient]) -> bool:
+        """Give a grant back; return whether it was still to be given back."""
+        grant, client = granted
         try:
+            if not _remove(self._granted, granted):  # another thread has given it back
+                return False
             self._call("release", grant)
         except BaseException:
-            if client is not None:
-                client.close()  # so that the manager takes the lock back
+            client.close()  # so that the manager takes the lock back
             raise
-        if client is not None:
-            client.holds = False
+        client.let_go()
+        return True
 
     def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
-        state: tuple[int, tuple[int, ...], bool]
-        state, _ = self._call("state")
+        state: tuple[int, tuple[int, ...], bool] = self._call("state")
         return state
 
     @override
@@ -124,18 +137,17 @@ class _Proxy(BaseLock):
 
     @override
     def _give_back(self) -> bool:
-        others = {thread.ident for thread in enumerate_threads()} - {get_ident()}
+        others = other_threads()
         given_back = False
         for granted in self._granted_here():
             if granted[0][1] not in others:
                 with suppress(ManagerDiedError, ValueError):  # or another process has released it
-                    self._release(granted)
-                    given_back = True
+                    given_back |= self._release(granted)
         return given_back
 
     @override
     def _reclaim(self, pid: int) -> bool:
-        return bool(self._call("reclaim", pid)[0])
+        return bool(self._call("reclaim", pid))
 
     @override
     def _state(self) -> str:
@@ -143,6 +155,14 @@ class _Proxy(BaseLock):
             return super()._state()
         except ManagerDiedError:
             return "whose manager process has ended"
+
+
+def _remove(granted: list[Any], one: Any) -> bool:
+    try:
+        granted.remove(one)
+    except ValueError:
+        return False
+    return True
 
 
 @final

@@ -89,10 +89,7 @@ class RLock(BaseLock):
 
     @override
     def _give_back(self) -> bool:
-        if not self._lock._give_back():
-            return False
-        self._again = 0
-        return True
+        return self._lock._give_back()
 
     @override
     def _reclaim(self, pid: int) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from multiprocessing.context import BaseContext
-from threading import active_count
+from threading import get_ident
 from typing import Any, final
 
-from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, wait_for
-from ._process import resolve_context
+from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
+from ._process import other_threads, resolve_context
 from ._typing import override
 from ._words import shared_words
 
-_CLAIM = 0.1  # seconds to wait for the right to write the words, before a look at who has it
-_CLAIMS = 50  # looks
+_PATIENCE = 5.0  # seconds to wait for the right to write the words
+_MOMENT = 0.1  # seconds, if who has it may be dead
 
 
 @final
@@ -30,9 +31,10 @@ class Semaphore(SemaphoreLock):
         ValueError: *value* is negative.
     """
 
-    __slots__ = ("_claims", "_value")
+    __slots__ = ("_claims", "_takers", "_value")
 
     _claims: Lock
+    _takers: list[int]  # which threads of this process have a place
     _value: int
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
@@ -47,6 +49,7 @@ class Semaphore(SemaphoreLock):
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
         self._claims._is_part = True
+        self._takers = []
         super()._assemble(tuple(semaphore))
 
     @override
@@ -64,36 +67,66 @@ class Semaphore(SemaphoreLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if block and timeout is None:
-            wait_for(self._semaphore, self._words)
-        elif not self._semaphore.acquire(block, timeout):
-            return False
+        me, had, signed = get_ident(), self._semaphore._count(), self._signed()
+        recorded = self._takers.count(me)
         try:
+            if block and timeout is None:
+                wait_for(self._semaphore, self._words)
+            elif not self._semaphore.acquire(block, timeout):
+                return False
+            self._takers.append(me)
             self._replace_holder(0, os.getpid())
-        except BaseException:
-            self._semaphore.release()
+        except BaseException:  # of a signal handler, say: how far has it come?
+            if self._semaphore._count() > had and self._is_mine():
+                if self._takers.count(me) == recorded:
+                    self._takers.append(me)
+                self._release(me, signed=self._signed() > signed)
             raise
         return True
 
     @override
     def release(self) -> None:
         """Give one place back; as in multiprocessing, whoever calls this."""
-        self._replace_holder(os.getpid(), 0)
-        self._semaphore.release()
+        me, takers = get_ident(), [*self._takers]
+        if takers:
+            self._release(me if me in takers else takers[-1])
+        else:
+            self._replace_holder(os.getpid(), 0)
+            self._semaphore.release()
+
+    def _release(self, taker: int, *, signed: bool = True) -> None:
+        recorded = self._takers.count(taker)
+        give_back = self._semaphore.release, partial(self._takers.remove, taker)
+        try:
+            if signed:
+                self._replace_holder(os.getpid(), 0)
+            in_one_step(*give_back)
+        except BaseException:
+            if self._takers.count(taker) == recorded:
+                in_one_step(*give_back)
+            raise
+
+    def _signed(self) -> int:
+        return self._words.tolist()[HOLDER:].count(os.getpid())
 
     @override
     def _give_back(self) -> bool:
-        count = self.holders.count(os.getpid())
-        if count and active_count() > 1:
-            count = int(self._is_mine())  # it was the last of this process to take a place
-        for _ in range(count):
-            self.release()
-        return count > 0
+        others = other_threads()
+        takers = [taker for taker in self._takers if taker not in others]
+        takers = takers[: self._signed()]  # another process may have given places back
+        for taker in takers:
+            self._release(taker)
+        return bool(takers)
+
+    @override
+    def _forget(self) -> None:
+        super()._forget()
+        self._takers = []
 
     @override
     def _reclaim(self, pid: int) -> bool:
         self._claims._reclaim(pid)
-        claimed = self._claims.acquire(timeout=_CLAIM)  # in vain if they are lost themselves
+        claimed = self._claims.acquire(timeout=_MOMENT)  # in vain if they are lost themselves
         try:
             places = [place for place, holder in enumerate(self._words) if place >= HOLDER and holder == pid]
             for place in places:
@@ -126,24 +159,22 @@ class Semaphore(SemaphoreLock):
             self._semaphore.release()
 
     def _replace_holder(self, old: int, new: int) -> None:
-        for _ in range(_CLAIMS):
-            if self._claims.acquire(timeout=_CLAIM):
-                break
-            # A signal handler may use the semaphore while its own thread is in here, or have raised
-            # here and left the claims taken: go on, the words only say who holds it.
-            if self._claims.holder == os.getpid():
-                return
-        else:
+        if self._claims._is_mine():  # a signal handler in the middle of this: the words only say who holds it
             return
         try:
+            if not self._claims.acquire(timeout=_PATIENCE):
+                return
             holders = self._words.tolist()[HOLDER:]
             if old and old not in holders:  # given back by another than who took it
                 old = next(filter(None, holders), old)
             # Released more often than taken, there are more holders than words.
             with suppress(ValueError):
                 self._words[HOLDER + holders.index(old)] = new
-        finally:
             self._claims.release()
+        except BaseException:
+            if self._claims._is_mine():
+                self._claims.release()
+            raise
 
     @override
     def _state(self) -> str:
