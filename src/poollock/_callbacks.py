@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -72,4 +73,5 @@ def reported(callback: Callable[[Any], object] | None) -> Callable[[Any], object
 
 def report() -> None:
     """Report the error at hand as one that nobody has caught in this thread."""
-    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+    with suppress(BaseException):  # stderr is closed, say, or the hook is the user's
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))

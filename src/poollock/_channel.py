@@ -18,7 +18,7 @@ from ._failures import initializer_failed, pool_ended, starts_failed
 from ._inbox import Inbox
 from ._intake import Intake
 from ._outcomes import Outcomes
-from ._process import describe, describe_exit, exit_code
+from ._process import describe, describe_exit, exit_code, has_ended, show_error
 from ._reclaim import INTERVAL, Reclaimer
 
 _STARTS = 3  # workers in a row that may end before they are ready
@@ -54,6 +54,7 @@ class Channel:
         self._leaving = False  # the workers were told that no task will come
         self._crew_ended = False
         self._terminating = False
+        self._ending: list[Worker] = []  # whose pipe has ended, if nothing else tells of their own end
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
         self._purging = False  # no worker is to be left when a lost lock is freed
         _channels.add(self)
@@ -67,9 +68,7 @@ class Channel:
 
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
-        self._inbox.post(
-            partial(self._count_failure, f"could not be started: {type(error).__name__}: {error}")
-        )
+        self._inbox.post(partial(self._count_failure, f"could not be started: {show_error(error)}"))
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""
@@ -137,6 +136,7 @@ class Channel:
                     self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
                 if events & selectors.EVENT_READ:
                     self._read(worker)
+        self._bury_ended()
         no_more = self.intake.ended  # before what was posted before it is looked at
         self._inbox.call_all()
         while self._dispatcher.blocked:
@@ -146,7 +146,7 @@ class Channel:
         self._end(no_more=no_more)
 
     def _timeout(self, *, again: bool) -> float | None:
-        if self._kill_at is not None or self._reclaimer.waits or self._purging:
+        if self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
             return INTERVAL
         return _SOON if again else None
 
@@ -164,9 +164,12 @@ class Channel:
             for worker in self._dispatcher.workers:
                 worker.process.kill()
         elif no_more and not self._leaving:
-            if self._outcomes.awaited() and self._dispatcher.is_empty() and not self._outcomes.pending:
-                self._outcomes.fail_all(pool_ended)  # the pool was closed before their tasks were seen
-            if not self._outcomes.awaited():
+            # One look: another thread may add one between two, and nothing would wake this one then.
+            if self._outcomes.awaited():
+                if self._dispatcher.is_empty() and not self._outcomes.pending:
+                    self._outcomes.fail_all(pool_ended)  # the pool was closed before their tasks were seen
+                    self._inbox.wake()
+            else:
                 self._leaving = True
                 self._crew.stop()
                 for worker in self._dispatcher.workers:
@@ -205,15 +208,13 @@ class Channel:
             goes_on = False
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises: it costs this worker alone
             if worker.ready:
-                worker.doomed = (
-                    f"what it sent cannot be read in {describe()}: {type(error).__name__}: {error}"
-                )
+                worker.doomed = f"what it sent cannot be read in {describe()}: {show_error(error)}"
             worker.process.kill()
             goes_on = False
         if not goes_on:
             self._selector.unregister(worker.sock)
             if worker.death < 0:
-                self._bury(worker)
+                self._ending.append(worker)
             return False
         tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
         self._outcomes.set(
@@ -228,6 +229,11 @@ class Channel:
         else:
             worker.ready = True
             self._crew.failures = 0
+
+    def _bury_ended(self) -> None:
+        for worker in [worker for worker in self._ending if has_ended(worker.process)]:
+            self._ending.remove(worker)
+            self._bury(worker)
 
     def _bury(self, worker: Worker) -> None:
         """Learn that *worker* has ended: its results are in, its tasks go to others."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import weakref
 from collections import deque
@@ -73,16 +72,11 @@ class Worker:
 
         A descriptor of the process itself, where there is one: the standard sentinel is a pipe,
         and what the worker has forked, or the pool's process beside it, holds its other end too.
-        On Windows it is the end of the worker's own pipe, which nobody inherits there.
+        Elsewhere it is the end of the worker's own pipe, which neither of them keeps open.
         """
-        with suppress(OSError):  # no descriptor is left: the end of the pipe has to do
-            if hasattr(os, "pidfd_open"):
-                try:
-                    self.death = os.pidfd_open(self.process.pid)
-                except OSError:  # not allowed here, or the worker is no more
-                    self.death = os.dup(self.process.sentinel)
-            elif sys.platform != "win32":
-                self.death = os.dup(self.process.sentinel)
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):  # not allowed here, no descriptor left, or the worker is no more
+                self.death = os.pidfd_open(self.process.pid)
 
     def close(self) -> None:
         """Close what the pool's process has open for the worker."""

@@ -59,11 +59,11 @@ class Intake:
             self._fail(job, index, self.broken())
         else:
             try:
-                payload = dump_task(func, args, kwds)
+                made = Task(job, index, func, args, dump_task(func, args, kwds))
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
                 self._fail(job, index, error)
             else:
-                self._dispatcher.put(Task(job, index, func, args, payload))
+                self._dispatcher.put(made)
         return True
 
     def _fail(self, job: int, index: int, error: BaseException) -> None:

@@ -344,11 +344,12 @@ class PoolMethods(multiprocessing.pool.Pool):
         index, parts = -1, getattr(self._cache.get(result_job), "_number_left", 0)  # those of a map
         try:
             for index, item in enumerate(iterable):
-                yield result_job, index, func, (item,), {}
+                try:
+                    yield result_job, index, func, (item,), {}
+                except GeneratorExit:  # nobody wants the rest; the iterable itself may raise one
+                    return
             if index + 1 < parts:
                 raise ValueError("the iterable has fewer items than its length")  # noqa: TRY301 - for all alike
-        except GeneratorExit:
-            raise
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told
             yield result_job, index + 1, helper_reraises_exception, (error,), {}
 

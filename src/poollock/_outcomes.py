@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 from ._callbacks import Callbacks, report
 from ._dispatch import Task
 from ._pickling import name_of
-from ._process import describe
+from ._process import describe, show_error
 
 # Of which job, which part of it, and that: whether it succeeded, and the result or the error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
@@ -31,6 +31,7 @@ class Outcomes:
     def __init__(self, cache: dict[int, Any], wake: Callable[[], object]) -> None:
         self._cache = cache
         self._callbacks = Callbacks(wake)
+        self._told: set[int] = set()  # to which jobs an error is on its way
 
     @property
     def pending(self) -> bool:
@@ -58,8 +59,7 @@ class Outcomes:
             success, value, left = pickle.loads(payload)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
             failure = pickle.UnpicklingError(
-                f"the result of {self.name(task)} cannot be unpickled in {describe()}: "
-                f"{type(error).__name__}: {error}"
+                f"the result of {self.name(task)} cannot be unpickled in {describe()}: {show_error(error)}"
             )
             failure.__cause__ = error
             success, value, left = False, failure, None
@@ -87,7 +87,7 @@ class Outcomes:
                     self._callbacks.put(partial(self._set_in_turn, result, index, part))
             else:
                 for _, index, part in parts:
-                    result._set(index, part)
+                    self._set_in_turn(result, index, part)
 
     def _set_in_turn(self, result: Any, index: int, outcome: tuple[bool, Any]) -> None:
         if result._job in self._cache:  # it has not failed meanwhile, because the pool has ended
@@ -107,9 +107,9 @@ class Outcomes:
                 while results._index in results._unsorted:
                     results._items.append(results._unsorted.pop(results._index))
                     results._index += 1
-            if results._index > before:
-                results._cond.notify()
+            results._cond.notify(results._index - before)  # one for each part, as the standard pool
             if results._index == results._length:
+                results._cond.notify_all()  # there is no more for the others
                 del self._cache[results._job]
                 results._pool = None
 
@@ -117,6 +117,9 @@ class Outcomes:
         """Say how many results an iterator has."""
         if results._job in self._cache:
             results._set_length(length)
+            with results._cond:
+                if results._index == length:
+                    results._cond.notify_all()
 
     def end(self, job: int, index: int, error: BaseException) -> None:
         """Give what an iterable raised to whoever waits: no part comes after it."""
@@ -127,12 +130,13 @@ class Outcomes:
             self.set([(job, index, (False, error))])
 
     def fail_all(self, make_error: Callable[[], Exception], *, at_once: bool = False) -> None:
-        """Give an error to everybody who waits; *at_once* even if that calls callbacks in this thread."""
-        for result in list(self._cache.values()):
-            if at_once:
-                self._fail(result, make_error())
-            else:
+        """Give an error to everybody who waits; *at_once*, in this thread, to whom nobody has given one."""
+        for job, result in list(self._cache.items()):
+            if not at_once:
+                self._told.add(job)
                 self._fail_in_turn(result, make_error())
+            elif job not in self._told:
+                self._fail(result, make_error())
 
     def _fail_in_turn(self, result: Any, error: BaseException) -> None:
         if _has_callback(result):

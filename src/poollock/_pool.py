@@ -154,8 +154,8 @@ class LockedPool(PoolMethods):
     @override
     def terminate(self) -> None:
         """End the workers at once, whatever they are doing, and what the locks live in."""
-        self._state = multiprocessing.pool.TERMINATE
         self._channel.terminate()  # also if Ctrl-C comes before that does it
+        self._state = multiprocessing.pool.TERMINATE
         try:
             self._terminate()
         finally:

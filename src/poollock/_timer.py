@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ._process import show_error
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -41,7 +43,7 @@ class Timer:
             self._write_line(f"cost: {self.seconds:.6f}")
             return
         with suppress(Exception):  # the block's own goes on
-            self._write_line(f"failed after {self.seconds:.6f}: {_describe(error)}")
+            self._write_line(f"failed after {self.seconds:.6f}: {show_error(error)}")
 
     def _write_line(self, text: str) -> None:
         line = f"{self._label} {text}".replace("\r", " ").replace("\n", " ")
@@ -49,10 +51,3 @@ class Timer:
             self._write_record(f"{line}\n")
         except UnicodeEncodeError:
             self._write_record(line.encode("ascii", "backslashreplace").decode() + "\n")
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - whatever its __str__ raises
-        return type(error).__name__
