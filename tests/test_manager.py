@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import managers
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,52 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
         assert not outer.abandoned
     finally:
         done.set()
+
+
+def test_answer_that_is_interrupted(manager: LockManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of it is not the answer to the next question, and the lock stays taken."""
+    lock = make_lock(manager)
+    connections: Any = Connection  # _recv is not in typeshed
+    receive = connections._recv
+
+    def interrupt(connection: Any, size: int) -> Any:
+        monkeypatch.undo()
+        receive(connection, size)
+        raise TimeoutError("by an alarm")  # the length has been read, the answer has not
+
+    with lock:
+        monkeypatch.setattr(connections, "_recv", interrupt)
+        with pytest.raises(TimeoutError, match="by an alarm"):
+            lock.locked()
+        assert lock.locked()
+        assert lock.holders == (os.getpid(),)
+        process = start(take_now, lock)
+        process.join()
+        assert process.exitcode == 1
+    assert not lock.locked()
+    assert not lock.abandoned
+
+
+def take_now(lock: BaseLock) -> None:
+    sys.exit(0 if lock.acquire(block=False) else 1)
+
+
+def test_threads_that_release_at_once(manager: LockManager) -> None:
+    semaphore = make_lock(manager, Semaphore(4))
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            for _ in range(4):
+                semaphore.acquire()
+            threads = [threading.Thread(target=semaphore.release) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert semaphore.holders == ()
+    finally:
+        sys.setswitchinterval(switch)
 
 
 def test_wait_that_is_interrupted_and_tried_again(manager: LockManager) -> None:

@@ -34,7 +34,7 @@ class Semaphore(SemaphoreLock):
     __slots__ = ("_claims", "_takers", "_value")
 
     _claims: Lock
-    _takers: list[int]  # which threads of this process have a place
+    _takers: dict[object, int]  # of the places that this process has, the threads that took them
     _value: int
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
@@ -49,7 +49,7 @@ class Semaphore(SemaphoreLock):
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
         self._claims._is_part = True
-        self._takers = []
+        self._takers = {}
         super()._assemble(tuple(semaphore))
 
     @override
@@ -67,42 +67,41 @@ class Semaphore(SemaphoreLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        me, had, signed = get_ident(), self._semaphore._count(), self._signed()
-        recorded = self._takers.count(me)
+        place, had, signed = object(), self._semaphore._count(), self._signed()
+        for gone in [*self._takers][: max(0, len(self._takers) - signed)]:
+            self._takers.pop(gone, None)  # another process has given it back
         try:
             if block and timeout is None:
                 wait_for(self._semaphore, self._words)
             elif not self._semaphore.acquire(block, timeout):
                 return False
-            self._takers.append(me)
+            self._takers[place] = get_ident()
             self._replace_holder(0, os.getpid())
         except BaseException:  # of a signal handler, say: how far has it come?
             if self._semaphore._count() > had and self._is_mine():
-                if self._takers.count(me) == recorded:
-                    self._takers.append(me)
-                self._release(me, signed=self._signed() > signed)
+                self._takers[place] = get_ident()
+                self._release(place, signed=self._signed() > signed)
             raise
         return True
 
     @override
     def release(self) -> None:
         """Give one place back; as in multiprocessing, whoever calls this."""
-        me, takers = get_ident(), [*self._takers]
-        if takers:
-            self._release(me if me in takers else takers[-1])
-        else:
-            self._replace_holder(os.getpid(), 0)
-            self._semaphore.release()
+        me, takers = get_ident(), [*self._takers.items()]
+        own_last = sorted(takers, key=lambda taker: taker[1] == me)
+        self._release(own_last[-1][0] if own_last else None)
 
-    def _release(self, taker: int, *, signed: bool = True) -> None:
-        recorded = self._takers.count(taker)
-        give_back = self._semaphore.release, partial(self._takers.remove, taker)
+    def _release(self, place: object, *, signed: bool = True) -> None:
+        taken, words = place in self._takers, self._signed()
+        give_back = self._semaphore.release, partial(self._takers.pop, place, None)
         try:
             if signed:
                 self._replace_holder(os.getpid(), 0)
             in_one_step(*give_back)
-        except BaseException:
-            if self._takers.count(taker) == recorded:
+        except BaseException:  # as above; the rest is done all the same
+            if taken and place in self._takers:
+                if signed and self._signed() == words:
+                    self._replace_holder(os.getpid(), 0)
                 in_one_step(*give_back)
             raise
 
@@ -112,16 +111,16 @@ class Semaphore(SemaphoreLock):
     @override
     def _give_back(self) -> bool:
         others = other_threads()
-        takers = [taker for taker in self._takers if taker not in others]
-        takers = takers[: self._signed()]  # another process may have given places back
-        for taker in takers:
-            self._release(taker)
-        return bool(takers)
+        left = [place for place, taker in [*self._takers.items()] if taker not in others]
+        left = left[: self._signed()]  # another process may have given some back
+        for place in left:
+            self._release(place)
+        return bool(left)
 
     @override
     def _forget(self) -> None:
         super()._forget()
-        self._takers = []
+        self._takers = {}
 
     @override
     def _reclaim(self, pid: int) -> bool:

@@ -182,6 +182,24 @@ def leave_a_child(path: str) -> None:
     kill()
 
 
+class Unshowable(Exception):  # noqa: N818 - it is what it is
+    def __str__(self) -> str:
+        raise AttributeError("text")
+
+
+def raise_unshowable() -> NoReturn:
+    raise Unshowable
+
+
+class FailsAtUnpickling:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_unshowable, ()
+
+
+def give_unshowable() -> FailsAtUnpickling:
+    return FailsAtUnpickling()
+
+
 class NeedsTwo(Exception):  # noqa: N818 - it is what it does
     """Pickles, and does not unpickle: it is sent with one argument."""
 

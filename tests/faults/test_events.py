@@ -36,7 +36,6 @@ from poollock import (
     locked_pool,
     manager_locked_pool,
 )
-from poollock._crew import Worker
 from poollock._outcomes import Outcomes
 
 MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
@@ -272,7 +271,10 @@ def test_thread_of_a_worker_keeps_its_lock(factory: Factory, method: str, tmp_pa
     path = tmp_path / "holds"
     with factory(1, locks={"lock": made}, context=method) as pool:
         pool.apply(tasks.hold_in_a_thread, (str(path),))
-        assert pool.apply(tasks.square, (3,)) == 9
+        if kind == "Semaphore":
+            assert pool.apply(tasks.with_lock, (pool.lock, 3)) == 3  # the other place
+        else:
+            assert pool.apply(tasks.square, (3,)) == 9
         assert pool.lock.holders == (int(path.read_text()),)
         path.unlink()
         wait_until(lambda: not pool.lock.holders)
@@ -547,16 +549,22 @@ def test_death_is_seen_though_a_child_has_all_files_open(pool: LockedPool, tmp_p
 
 
 def test_death_is_seen_though_no_descriptor_tells_of_it(
-    factory: Factory, method: str, monkeypatch: pytest.MonkeyPatch
+    factory: Factory, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def watch(_: Worker) -> None:
-        """Get no descriptor, as if there were no more."""
+    def refuse(*_: int) -> int:
+        raise PermissionError(1, "as in a sandbox")
 
-    monkeypatch.setattr(Worker, "watch", watch)
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    path = tmp_path / "lives"
+    path.touch()
     with factory(2, context=method) as pool:
-        with pytest.raises(WorkerDiedError, match="SIGKILL"):
-            pool.apply(tasks.kill)
-        assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+        for kill in (partial(pool.apply, tasks.kill), partial(pool.apply, tasks.leave_a_child, (str(path),))):
+            with pytest.raises(WorkerDiedError, match="SIGKILL"):
+                kill()
+            assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+        path.unlink()
+    with factory(1, maxtasksperchild=1, context=method) as pool:
+        assert pool.map(tasks.square, range(4), chunksize=1) == [0, 1, 4, 9]
 
 
 PARENT = """

@@ -1,0 +1,134 @@
+"""What must not end the thread that all results come through, nor leave anybody waiting for it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fault_tasks as tasks
+import pytest
+
+from conftest import wait_until
+from poollock import BrokenPoolError, LockedPool, locked_pool
+from poollock._outcomes import Outcomes
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+
+
+@pytest.mark.parametrize("method_name", ["imap", "imap_unordered"])
+def test_each_thread_gets_its_part_of_a_batch(pool: LockedPool, method_name: str) -> None:
+    gate = threading.Event()
+
+    def items() -> Iterator[int]:
+        gate.wait()
+        yield from range(8)
+
+    results = getattr(pool, method_name)(tasks.square, items())
+    got: list[int] = []
+    threads = [threading.Thread(target=lambda: got.append(next(results))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    wait_for_waiters(results, 8)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [x * x for x in range(8)]
+
+
+@pytest.mark.parametrize("method_name", ["imap", "imap_unordered"])
+def test_each_thread_learns_of_the_end(pool: LockedPool, method_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "stays"
+    results = getattr(pool, method_name)(tasks.stay_while, [str(path)])
+    rest: list[list[int]] = []
+    threads = [threading.Thread(target=lambda: rest.append(list(results))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_for_waiters(results, 3)
+    wait_until(path.exists)
+    path.unlink()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(len, rest)) == [0, 0, 1]
+
+
+def wait_for_waiters(results: Any, count: int) -> None:
+    wait_until(lambda: len(results._cond._waiters) == count)
+
+
+def test_error_that_cannot_be_shown(pool: LockedPool) -> None:
+    with pytest.raises(Exception, match=r"cannot be unpickled in .*: Unshowable$"):
+        pool.apply(tasks.give_unshowable)
+    with pytest.raises(tasks.Unshowable):
+        pool.apply(tasks.raise_unshowable)
+    assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+
+
+def test_nothing_can_be_reported(pool: LockedPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("I/O operation on closed file")
+
+    monkeypatch.setattr(threading, "excepthook", fail)
+    assert pool.apply_async(tasks.square, (3,), callback=fail).get() == 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pool.apply(tasks.take_and_return, (pool.lock,)) == "done"
+    assert pool.apply_async(tasks.square, (4,), callback=lambda _: None).get() == 16
+
+
+class RaisesGeneratorExit:
+    """Raises what closes a generator, and is none."""
+
+    def __init__(self) -> None:
+        self.items = iter([1, 2])
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        for item in self.items:
+            return item
+        raise GeneratorExit
+
+
+def test_iterable_that_raises_generator_exit(pool: LockedPool) -> None:
+    results = pool.imap(tasks.square, RaisesGeneratorExit())
+    assert [next(results), next(results)] == [1, 4]
+    with pytest.raises(GeneratorExit):
+        next(results)
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at who waits; its thread has seen that the pool is not closed yet."""
+    pool: Any = locked_pool(1)
+    results: list[Any] = []
+    checked, go_on = threading.Event(), threading.Event()
+    check, awaited = pool._check_running, Outcomes.awaited
+    looks = itertools.count()
+
+    def check_and_wait() -> None:
+        check()
+        checked.set()
+        go_on.wait()
+
+    def look(outcomes: Outcomes, job: int | None = None) -> bool:
+        found = awaited(outcomes, job)
+        if job is None and pool._state == "CLOSE" and next(looks) == 0:
+            go_on.set()
+            thread.join()
+        return found
+
+    monkeypatch.setattr(pool, "_check_running", check_and_wait)
+    thread = threading.Thread(target=lambda: results.append(pool.apply_async(tasks.square, (2,))))
+    thread.start()
+    checked.wait()
+    monkeypatch.setattr(Outcomes, "awaited", look)
+    pool.close()
+    pool.join()
+    with pytest.raises(BrokenPoolError):
+        results[0].get()

@@ -1,0 +1,78 @@
+"""An exception out of a signal handler, at each step of taking a lock and of giving it back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from conftest import PACKAGE
+from poollock import BaseLock, Lock, RLock, Semaphore
+
+
+class Interrupt(Exception):  # noqa: N818 - it is what it does
+    """What a handler raises that limits the time of a task."""
+
+
+def interrupted_at(count: int, function: Callable[[], Any]) -> bool:
+    """Call *function*, raise an Interrupt at step *count* in the library; return whether it got so far."""
+    steps = 0
+
+    def step(frame: FrameType, _event: str, _arg: Any) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        if Path(frame.f_code.co_filename).parent == PACKAGE:
+            steps += 1
+            if steps == count:
+                raise Interrupt
+        return step
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
+    sys.settrace(step)
+    try:
+        function()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def use(lock: BaseLock) -> None:
+    with lock:
+        pass
+
+
+def use_with_time_limit(lock: BaseLock) -> None:
+    assert lock.acquire(timeout=20)
+    lock.release()
+
+
+def use_twice(lock: BaseLock) -> None:
+    with lock, lock:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "function"),
+    [
+        (Lock, use),
+        (Lock, use_with_time_limit),
+        (RLock, use_twice),
+        (lambda: Semaphore(2), use),
+        (lambda: Semaphore(2), use_with_time_limit),
+    ],
+)
+def test_exception_at_each_step(make: Callable[[], BaseLock], function: Callable[[BaseLock], None]) -> None:
+    lock, count = make(), 1
+    while interrupted_at(count, lambda: function(lock)):
+        lock._give_back()  # as a worker does when the task has ended
+        left = lock.get_value() if isinstance(lock, Semaphore) else 2 * (not lock.locked())
+        assert (left, lock.holders, lock._is_unsigned()) == (2, (), False), f"at step {count}"
+        count += 1
+    assert count > 20
