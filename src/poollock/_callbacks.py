@@ -21,6 +21,7 @@ class Callbacks:
         self._wake = wake
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.stopped = False
         self._due = 0  # counted by who puts
         self._done = 0  # counted by the thread
 
@@ -32,6 +33,9 @@ class Callbacks:
     def put(self, call: Callable[[], object]) -> None:
         """Have *call* called."""
         self._due += 1
+        if self.stopped:
+            self._call(call)
+            return
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
             try:
@@ -53,7 +57,8 @@ class Callbacks:
             self._wake()
 
     def stop(self) -> None:
-        """End the thread once it has called what it was given."""
+        """End the thread once it has called what it was given; then call what is put where it is put."""
+        self.stopped = True
         self._calls.put(None)
 
 

@@ -90,7 +90,7 @@ class Channel:
 
     def fail_all(self) -> None:
         """Give an error to whoever waits, after the result handler has ended."""
-        self._outcomes.fail_all(pool_ended, at_once=True)
+        self._outcomes.fail_all(pool_ended, now=True)
 
     # The result handler.
 
@@ -107,7 +107,7 @@ class Channel:
                 worker.process.kill()
         finally:
             self.over = True
-            self._outcomes.fail_all(pool_ended)
+            self._outcomes.fail_all(pool_ended, now=True)
             self.abandon()
             self._outcomes.close()
 
@@ -155,7 +155,7 @@ class Channel:
         if self._terminating and self._kill_at is None:
             self._crew.stop()
             self._dispatcher.close()
-            self._outcomes.fail_all(pool_ended)
+            self._outcomes.fail_all(pool_ended, now=True)
             for worker in self._dispatcher.workers:
                 worker.doomed = "the pool was terminated"
                 worker.process.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -31,7 +32,8 @@ class Outcomes:
     def __init__(self, cache: dict[int, Any], wake: Callable[[], object]) -> None:
         self._cache = cache
         self._callbacks = Callbacks(wake)
-        self._told: set[int] = set()  # to which jobs an error is on its way
+        self._claim = threading.RLock()
+        self._setting: Any = None  # the result whose callback may be running
 
     @property
     def pending(self) -> bool:
@@ -87,11 +89,18 @@ class Outcomes:
                     self._callbacks.put(partial(self._set_in_turn, result, index, part))
             else:
                 for _, index, part in parts:
-                    self._set_in_turn(result, index, part)
+                    if job in self._cache:  # an iterable may be longer than it said
+                        result._set(index, part)
 
     def _set_in_turn(self, result: Any, index: int, outcome: tuple[bool, Any]) -> None:
-        if result._job in self._cache:  # it has not failed meanwhile, because the pool has ended
+        with self._claim:
+            if result._job not in self._cache:  # it has failed meanwhile, because the pool has ended
+                return
+            self._setting = result
+        try:
             result._set(index, outcome)
+        finally:
+            self._setting = None
 
     def _add(self, results: Any, parts: Iterable[Outcome]) -> None:
         """Do what ``_set`` of an iterator does, waking the thread that waits once, not for each part."""
@@ -129,14 +138,13 @@ class Outcomes:
         else:
             self.set([(job, index, (False, error))])
 
-    def fail_all(self, make_error: Callable[[], Exception], *, at_once: bool = False) -> None:
-        """Give an error to everybody who waits; *at_once*, in this thread, to whom nobody has given one."""
-        for job, result in list(self._cache.items()):
-            if not at_once:
-                self._told.add(job)
+    def fail_all(self, make_error: Callable[[], Exception], *, now: bool = False) -> None:
+        """Give an error to everybody who waits; *now* even if a callback is running, or others are due."""
+        for result in list(self._cache.values()):
+            if now:
+                self._fail(result, make_error(), now=True)
+            else:
                 self._fail_in_turn(result, make_error())
-            elif job not in self._told:
-                self._fail(result, make_error())
 
     def _fail_in_turn(self, result: Any, error: BaseException) -> None:
         if _has_callback(result):
@@ -144,9 +152,14 @@ class Outcomes:
         else:
             self._fail(result, error)
 
-    def _fail(self, result: Any, error: BaseException) -> None:
-        if self._cache.pop(result._job, None) is None:
-            return
+    def _fail(self, result: Any, error: BaseException, *, now: bool = False) -> None:
+        with self._claim:
+            if result is self._setting:
+                if not self._callbacks.stopped:  # else it has been told
+                    self._callbacks.put(partial(self._fail, result, error))
+                return
+            if self._cache.pop(result._job, None) is None:
+                return
         result._pool = None
         if hasattr(result, "_cond"):  # an iterator
             with result._cond:
@@ -156,8 +169,11 @@ class Outcomes:
                 result._cond.notify_all()
             return
         result._success, result._value = False, error
+        if now:
+            result._event.set()
         if result._error_callback:
-            result._error_callback(error)
+            call = partial(result._error_callback, error)
+            self._callbacks.put(call) if now else call()
         result._event.set()
 
     def close(self) -> None:

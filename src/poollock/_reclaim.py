@@ -10,6 +10,7 @@ from ._errors import PoolLockError
 
 INTERVAL = 0.02  # seconds between looks
 _PROOF = 1.0  # seconds
+_LOOKS = 20  # in that time at least: by chance, one or two may find a busy lock unsigned
 
 
 class Reclaimer:
@@ -25,7 +26,7 @@ class Reclaimer:
 
     def __init__(self, locks: Iterable[BaseLock]) -> None:
         self._locks = list(locks)
-        self._unsigned: dict[BaseLock, float] = {}  # since when
+        self._unsigned: dict[BaseLock, tuple[float, int]] = {}  # since when, in how many looks
 
     def reclaim(self, pid: int) -> tuple[str, ...]:
         """Free what the process *pid*, which has died, held; return the names."""
@@ -36,7 +37,7 @@ class Reclaimer:
                 if lock._reclaim(pid):
                     held.append(title(lock))
                 if lock._is_unsigned():
-                    self._unsigned.setdefault(lock, 0.0)
+                    self._unsigned.setdefault(lock, (0.0, 0))
         return tuple(sorted(held))
 
     @property
@@ -46,12 +47,14 @@ class Reclaimer:
 
     def lost(self, now: float) -> list[BaseLock]:
         """Look again; return the locks for which nobody has signed all the time, for a second."""
-        for lock, since in list(self._unsigned.items()):
-            if not lock._is_unsigned():
+        for lock, (since, looks) in list(self._unsigned.items()):
+            if lock._is_unsigned():
+                self._unsigned[lock] = (since or now, looks + 1)
+            else:
                 del self._unsigned[lock]
-            elif not since:
-                self._unsigned[lock] = now
-        return [lock for lock, since in self._unsigned.items() if since and now - since > _PROOF]
+        return [
+            lock for lock, (since, looks) in self._unsigned.items() if now - since > _PROOF and looks > _LOOKS
+        ]
 
     def repair(self, lock: BaseLock) -> None:
         """Free *lock*, which nobody who is alive has."""
@@ -59,4 +62,4 @@ class Reclaimer:
             lock._repair()
         del self._unsigned[lock]
         if lock._is_unsigned():  # only a part of it was repaired
-            self._unsigned[lock] = 0.0
+            self._unsigned[lock] = (0.0, 0)

@@ -103,6 +103,33 @@ def test_iterable_that_raises_generator_exit(pool: LockedPool) -> None:
     assert pool.apply(tasks.square, (3,)) == 9
 
 
+def test_callback_that_waits_does_not_keep_others_from_the_end() -> None:
+    go_on, called = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def wait(x: int) -> None:
+        called.set()
+        go_on.wait()
+        seen.append(x)
+
+    with locked_pool(2) as pool:
+        first = pool.apply_async(tasks.square, (3,), callback=wait, error_callback=seen.append)
+        called.wait()
+        others = [
+            pool.apply_async(tasks.square, (4,), callback=seen.append, error_callback=seen.append),
+            pool.map_async(tasks.square, [5], callback=seen.append, error_callback=seen.append),
+        ]
+        pool.apply(tasks.square, (6,))
+    for other in others:
+        with pytest.raises(BrokenPoolError):
+            other.get()
+    go_on.set()
+    assert first.get() == 9
+    wait_until(lambda: len(seen) == 3)
+    assert seen[0] == 9
+    assert [type(error) for error in seen[1:]] == [BrokenPoolError] * 2
+
+
 def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks at who waits; its thread has seen that the pool is not closed yet."""
     pool: Any = locked_pool(1)
