@@ -184,11 +184,17 @@ def test_threads_that_release_at_once(manager: LockManager) -> None:
     semaphore = make_lock(manager, Semaphore(4))
     switch = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
+    ready = threading.Barrier(4)
+
+    def release() -> None:
+        ready.wait()
+        semaphore.release()
+
     try:
-        for _ in range(20):
+        for _ in range(100):
             for _ in range(4):
                 semaphore.acquire()
-            threads = [threading.Thread(target=semaphore.release) for _ in range(4)]
+            threads = [threading.Thread(target=release) for _ in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:
