@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -333,6 +335,27 @@ def test_server_is_local_and_needs_the_key(manager: LockManager) -> None:
 def test_keys_differ() -> None:
     context = multiprocessing.get_context("spawn")
     assert LockManager(context)._key != LockManager(context)._key
+
+
+def test_error_leaves_no_cycle_behind() -> None:
+    """Its frames have a buffer of pickle's, which CPython 3.12 and 3.13 do not collect in a cycle."""
+    with manager_locked_pool(1) as pool:
+        lock = pool.lock
+        assert not lock.locked()
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive_errors()
+        for use in (lock.locked, lock.acquire):
+            with contextlib.suppress(ManagerDiedError):
+                use()
+        assert alive_errors() == before
+    finally:
+        gc.enable()
+
+
+def alive_errors() -> int:
+    return sum(isinstance(each, OSError) for each in gc.get_objects())
 
 
 def test_lock_of_a_pool_that_ended() -> None:

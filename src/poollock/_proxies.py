@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from threading import get_ident
 from typing import Any, TypeAlias, final
 
@@ -21,6 +20,9 @@ from ._typing import override
 _Grant: TypeAlias = tuple[int, int, int]
 
 _grants = itertools.count()
+
+# Not every OSError: a TimeoutError may come from the user's own signal handler.
+_UNREACHABLE = (ConnectionError, FileNotFoundError, EOFError)
 
 
 class _Proxy(BaseLock):
@@ -46,20 +48,17 @@ class _Proxy(BaseLock):
     def _parts(self) -> tuple[Any, ...]:
         return self._address, self._authkey, self._ident
 
-    @contextmanager
-    def _reaching(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except (ConnectionError, FileNotFoundError, EOFError) as error:
-            # Not every OSError: a TimeoutError may come from the user's own signal handler.
-            raise ManagerDiedError(
-                f"{self.label} cannot be reached from {describe()}: its manager process has ended "
-                f"({type(error).__name__}: {error}). It ends with its pool"
-            ) from error
-
     def _call(self, method: str, *args: Any) -> Any:
-        with self._reaching():
+        try:
             return reserve_client(self._address, self._authkey).call(self._ident, method, args)
+        except _UNREACHABLE as error:
+            raise self._died(error) from error
+
+    def _died(self, error: BaseException) -> ManagerDiedError:
+        return ManagerDiedError(
+            f"{self.label} cannot be reached from {describe()}: its manager process has ended "
+            f"({type(error).__name__}: {error}). It ends with its pool"
+        )
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
@@ -68,15 +67,16 @@ class _Proxy(BaseLock):
         grant = os.getpid(), get_ident(), next(_grants)
         client = None
         try:
-            with self._reaching():
-                client = reserve_client(self._address, self._authkey, to_wait=True)
-                taken = bool(client.call(self._ident, "acquire", (os.getpid(), grant, block, timeout)))
+            client = reserve_client(self._address, self._authkey, to_wait=True)
+            taken = bool(client.call(self._ident, "acquire", (os.getpid(), grant, block, timeout)))
             if taken:
                 self._granted.append((grant, client))
-        except BaseException:
+        except BaseException as error:
             if client is not None:
                 _remove(self._granted, (grant, client))
                 client.close()  # so that the manager takes back what it may have granted
+            if isinstance(error, _UNREACHABLE):
+                raise self._died(error) from error
             raise
         return taken
 
