@@ -52,9 +52,11 @@ class _Proxy(BaseLock):
         try:
             return reserve_client(self._address, self._authkey).call(self._ident, method, args)
         except _UNREACHABLE as error:
-            raise self._died(error) from error
+            raise self._died(error) from error.with_traceback(None)
 
     def _died(self, error: BaseException) -> ManagerDiedError:
+        # Its cause goes without its frames, where pickle's buffer is: in a cycle of the user's, that
+        # crashes CPython 3.12.1 when it is collected.
         return ManagerDiedError(
             f"{self.label} cannot be reached from {describe()}: its manager process has ended "
             f"({type(error).__name__}: {error}). It ends with its pool"
@@ -76,7 +78,7 @@ class _Proxy(BaseLock):
                 _remove(self._granted, (grant, client))
                 client.close()  # so that the manager takes back what it may have granted
             if isinstance(error, _UNREACHABLE):
-                raise self._died(error) from error
+                raise self._died(error) from error.with_traceback(None)
             raise
         return taken
 
