@@ -102,7 +102,7 @@ def wait_for(semaphore: Any, words: memoryview[int]) -> None:
     """Take the semaphore of a lock.
 
     Raises:
-        PoolLockError: The parent of this process has it and has ended: nobody is left to free it.
+        PoolLockError: Who has it has ended, and so has the parent of this process, which would free it.
     """
     while not semaphore.acquire(True, _LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
         parent = dead_parent()
