@@ -21,9 +21,8 @@ class ManagerLockedPool(LockedPool):
 
     @override
     def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
-        # Not imported before it is wanted: it takes as long as all the rest.
-        from ._manager import LockManager  # noqa: PLC0415
-        from ._proxies import make_lock  # noqa: PLC0415
+        from ._manager import LockManager  # noqa: PLC0415 - it takes as long to import as all the rest
+        from ._proxies import make_lock  # noqa: PLC0415 - the same
 
         manager = LockManager(ctx)
         manager.start()

@@ -45,7 +45,7 @@ class LockedLogHandler(logging.Handler):
         path: str | os.PathLike[str] | None = None,
         mode: str = "a",
         maxBytes: int = 0,  # noqa: N803 - so that the class is all that changes in a configuration
-        backupCount: int = 0,  # noqa: N803
+        backupCount: int = 0,  # noqa: N803 - the same
         encoding: str | None = None,
         delay: bool = False,  # noqa: FBT001, FBT002 - logging's
         errors: str | None = None,
