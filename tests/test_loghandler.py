@@ -7,6 +7,7 @@ import logging.config
 import logging.handlers
 import pickle
 import queue
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -298,3 +299,18 @@ def test_behind_a_memory_handler_and_a_queue_listener(path: Path, logger: loggin
     memory.close()
     handler.close()
     assert path.read_text() == "kept back\n"
+
+
+def test_wrong_argument_leaves_nothing_to_be_closed(path: Path) -> None:
+    """What `logging` knows it closes when the program exits."""
+    code = f"""
+import logging, poollock
+before = list(logging._handlerList)
+for arguments in [dict(mode="w"), dict(encoding="utf-99"), dict(max_bytes=-1)]:
+    try:
+        handler = poollock.LockedLogHandler({str(path)!r}, **arguments)
+    except (ValueError, LookupError) as error:
+        kept = error.__traceback__
+    assert logging._handlerList == before, arguments
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ import pytest
 import tasks
 from conftest import wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
+from poollock._sink import Sink
 
 
 @pytest.fixture
@@ -340,6 +342,37 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
         finally:
             signal.signal(signal.SIGUSR1, before)
     assert path.read_text() == "outer\n" + "inner\n" * 2000
+
+
+def test_write_from_a_handler_at_each_step_of_a_write(path: Path) -> None:
+    count = steps = inner = 0
+
+    def step(frame: FrameType, _event: str, _arg: Any) -> Any:
+        nonlocal steps, inner
+        if frame.f_code is Sink.append.__code__:
+            frame.f_trace_opcodes = True
+            steps += 1
+            if steps == count:
+                sys.settrace(None)
+                inner += 1
+                log.write("inner\n")
+                return None
+        return step
+
+    before = sys.gettrace()
+    with LockedLogWriter(path) as log:
+        sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
+        while count <= steps:
+            count, steps = count + 1, 0
+            sys.settrace(step)
+            try:
+                log.write("outer\n")
+            finally:
+                sys.settrace(before)
+            assert sorted(path.read_text().split()) == ["inner"] * inner + ["outer"] * count, (
+                f"at step {count}"
+            )
+    assert count > 20
 
 
 def test_threads_that_open_the_file_together_share_it(path: Path) -> None:

@@ -57,7 +57,6 @@ class LockedLogHandler(logging.Handler):
         backup_count: int = 0,
         fsync: bool = False,
     ) -> None:
-        super().__init__()
         path = filename if path is None else path
         if path is None:
             raise TypeError("LockedLogHandler needs the path of a file")
@@ -74,6 +73,7 @@ class LockedLogHandler(logging.Handler):
             fsync,
         )
         self._writer = unopened(LockedLogWriter, *self._arguments)
+        super().__init__()  # at last: logging closes at exit what has come so far
         if not delay:
             self._writer._opened()
 

@@ -27,13 +27,15 @@ class _Turn:
         self.taken = False
         self.later: deque[Callable[[], object]] = deque()
 
-    def end(self) -> None:
+    def catch_up(self) -> None:
         """Do what came meanwhile, and what comes while that is done."""
-        try:
-            while self.later:
-                self.later.popleft()()
-        finally:
-            self.taken = False
+        while self.later and not self.taken:
+            self.taken = True
+            try:
+                if self.later:  # still: a signal handler may have come before that
+                    self.later.popleft()()
+            finally:
+                self.taken = False
 
 
 _turn = _Turn()
@@ -62,10 +64,9 @@ class Sink(ABC):
         try:
             self._write(data)
         finally:
+            turn.taken = False  # before the look: a signal handler may come between the two
             if turn.later:
-                turn.end()
-            else:
-                turn.taken = False
+                turn.catch_up()
 
     def close(self) -> None:
         """Close it, after the write in whose middle this is called, if it is."""
