@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ import pytest
 
 import tasks
 from conftest import children, running, signalled_inside, wait_until
-from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
+from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, _manager, manager_locked_pool
 from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
 
@@ -301,6 +302,24 @@ def test_forked_child_has_its_own_connection(manager: LockManager) -> None:
         assert lock.holder == os.getpid()
     with other.hold(30):  # it was given back when the child's connection ended
         assert other.abandoned
+
+
+def test_connection_is_known_before_the_first_answer(
+    manager: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is forked from then on closes its copy."""
+    known: list[bool] = []
+
+    def answer(connection: Any, key: bytes) -> None:
+        known.append(any(client._connection is connection for client in _manager._clients[manager.address]))
+        answer_challenge(connection, key)
+
+    answer_challenge = multiprocessing.connection.answer_challenge
+    monkeypatch.setattr(_manager, "answer_challenge", answer)
+    with make_lock(manager), make_lock(manager):
+        pass
+    assert known
+    assert all(known)
 
 
 def exit_holding(lock: BaseLock, other: BaseLock) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from multiprocessing import current_process
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import BaseManager, Server, dispatch  # type: ignore[attr-defined] # not in typeshed
 from multiprocessing.util import Finalize
@@ -208,7 +208,7 @@ def _remove_directory(address: Any) -> None:
 
 
 class ManagerClient:
-    """A connection to the manager, and whether a lock was taken through it.
+    """A connection to the manager, reserved for who makes it, and whether a lock was taken through it.
 
     When a signal handler raises in the middle of a call, an answer, or a part of one, is still
     to come: the connection is not used again.  It is closed, and the manager takes back what it
@@ -220,9 +220,17 @@ class ManagerClient:
         self.holds = False
         self._address = address
         self._busy = threading.Lock()  # only ever tried: a signal handler may find its own thread in a call
+        self._busy.acquire()
         self._is_spoiled = False
-        self._connection = Client(address, authkey=authkey)
-        dispatch(self._connection, None, "accept_connection", (current_process().name,))
+        self._connection = Client(address)
+        _clients.setdefault(address, []).append(self)  # from here on, a child that is forked closes it
+        try:
+            answer_challenge(self._connection, authkey)
+            deliver_challenge(self._connection, authkey)
+            dispatch(self._connection, None, "accept_connection", (current_process().name,))
+        except BaseException:
+            self.close()
+            raise
 
     def reserve(self) -> bool:
         """Return whether the client is now the caller's, until the end of its call."""
@@ -276,14 +284,10 @@ def reserve_client(address: Any, authkey: bytes, *, to_wait: bool = False) -> Ma
     Raises:
         OSError: There is no manager any more.
     """
-    clients = _clients.setdefault(address, [])
-    for client in [*clients]:  # other threads append and remove
+    for client in [*_clients.get(address, [])]:  # other threads append and remove
         if not (to_wait and client.holds) and client.reserve():
             return client
-    client = ManagerClient(address, authkey)
-    client.reserve()
-    clients.append(client)
-    return client
+    return ManagerClient(address, authkey)
 
 
 def _after_fork() -> None:
