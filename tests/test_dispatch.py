@@ -197,10 +197,10 @@ def test_long_task_is_begun_when_a_part_of_it_has_arrived() -> None:
     """Its worker's death costs it then: it is not sent again."""
     slot = Slot(multiprocessing.get_context())
     pools, workers = socket.socketpair()
-    end = WorkerEnd(workers, slot.words, slot.claims)
+    end = WorkerEnd(workers)
     message = header(bytes(1 << 20), 7) + bytes(1 << 20)
     with pools, workers:
-        receiver = threading.Thread(target=next, args=(end.tasks(),))
+        receiver = threading.Thread(target=next, args=(end.tasks(slot.words.view, slot.claims),))
         receiver.start()
         pools.sendall(message[: 1 << 15])
         wait_until(lambda: slot.words.view[BEGUN] == 7)

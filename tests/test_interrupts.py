@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 from conftest import PACKAGE
 from poollock import BaseLock, Lock, RLock, Semaphore
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 class Interrupt(Exception):  # noqa: N818 - it is what it does
@@ -58,6 +62,16 @@ def use_twice(lock: BaseLock) -> None:
         pass
 
 
+def semaphore_of_a_dead_process() -> Semaphore:
+    """Make one that this process has given back more often than it has taken it."""
+    lock = Semaphore(2, context="fork")
+    process = multiprocessing.get_context("fork").Process(target=lock.acquire)
+    process.start()
+    process.join()
+    assert lock._reclaim(process.pid or 0)
+    return lock
+
+
 @pytest.mark.parametrize(
     ("make", "function"),
     [
@@ -66,6 +80,7 @@ def use_twice(lock: BaseLock) -> None:
         (RLock, use_twice),
         (lambda: Semaphore(2), use),
         (lambda: Semaphore(2), use_with_time_limit),
+        pytest.param(semaphore_of_a_dead_process, use, marks=needs_fork),
     ],
 )
 def test_exception_at_each_step(make: Callable[[], BaseLock], function: Callable[[BaseLock], None]) -> None:

@@ -30,6 +30,11 @@ class Callbacks:
         """Whether there are calls to come."""
         return self._due != self._done
 
+    @property
+    def is_calling(self) -> bool:
+        """Whether the running thread is the one that makes the calls."""
+        return threading.current_thread() is self._thread
+
     def put(self, call: Callable[[], object]) -> None:
         """Have *call* called."""
         self._due += 1

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from ._callbacks import report
-from ._crew import Crew, Worker
+from ._crew import ENDED_EARLY, Crew, Worker
 from ._dispatch import Dispatcher
 from ._errors import WorkerDiedError
 from ._failures import initializer_failed, pool_ended, starts_failed
@@ -68,7 +68,8 @@ class Channel:
 
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
-        self._inbox.post(partial(self._count_failure, f"could not be started: {show_error(error)}"))
+        limit = _KILLED_STARTS if isinstance(error, ENDED_EARLY) else _STARTS
+        self._inbox.post(partial(self._count_failure, f"could not be started: {show_error(error)}", limit))
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""
@@ -87,6 +88,11 @@ class Channel:
         """Close what the result handler listens to: at its end, and in every child that is forked."""
         self._selector.close()
         self._inbox.close()
+
+    @property
+    def in_callback(self) -> bool:
+        """Whether this is called by a callback, which the result handler waits for."""
+        return self._outcomes.in_callback
 
     def fail_all(self) -> None:
         """Give an error to whoever waits, after the result handler has ended."""
@@ -163,10 +169,10 @@ class Channel:
         elif self._kill_at is not None and monotonic() > self._kill_at:
             for worker in self._dispatcher.workers:
                 worker.process.kill()
-        elif no_more and not self._leaving:
+        elif no_more and not self._leaving and not self._outcomes.pending:  # the last callback wakes this
             # One look: another thread may add one between two, and nothing would wake this one then.
             if self._outcomes.awaited():
-                if self._dispatcher.is_empty() and not self._outcomes.pending:
+                if self._dispatcher.is_empty():
                     self._outcomes.fail_all(pool_ended)  # the pool was closed before their tasks were seen
                     self._inbox.wake()
             else:
@@ -180,6 +186,8 @@ class Channel:
         self._selector.register(worker.sock, selectors.EVENT_READ, worker)
         if worker.death >= 0:
             self._selector.register(worker.death, selectors.EVENT_READ, worker)
+        if not self._dispatcher.go_on(worker):
+            self._watch_writing(worker)
         if self._terminating:
             worker.process.terminate()
         elif self._purging:
@@ -229,6 +237,7 @@ class Channel:
         else:
             worker.ready = True
             self._crew.failures = 0
+            self._cause = None
 
     def _bury_ended(self) -> None:
         for worker in [worker for worker in self._ending if has_ended(worker.process)]:
@@ -257,7 +266,7 @@ class Channel:
             killed = code is not None and code < 0
             self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
 
-    def _count_failure(self, how: str, limit: int = _STARTS) -> None:
+    def _count_failure(self, how: str, limit: int) -> None:
         """Learn that a worker has ended before it was ready, or could not be started."""
         self._crew.failures += 1
         if self._crew.stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import weakref
 from collections import deque
@@ -13,12 +14,12 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from ._dispatch import Task
-from ._frames import FrameReader
+from ._frames import FrameReader, header
 from ._interrupts import hold_interrupts
 from ._words import shared_words
-from ._worker import WORDS, Setup, WorkerEnd, run_worker
+from ._worker import WORDS, Luggage, Setup, WorkerEnd, run_worker
 
-_MAX_NUMBER = 2**32 - 2  # a shared word has 32 bits: after so many tasks, another worker takes over
+ENDED_EARLY = (ConnectionError, EOFError)  # raised by a start: the worker has ended meanwhile
 _PAUSE = 0.1  # seconds before another start, for each that failed before
 _LONGEST_PAUSE = 1.0  # seconds
 
@@ -45,14 +46,15 @@ class Worker:
 
     def __init__(self, slot: Slot, maxtasks: int | None) -> None:
         self.slot = slot
-        self.maxtasks = min(maxtasks or _MAX_NUMBER, _MAX_NUMBER)
+        self.maxtasks = maxtasks or sys.maxsize
         self.death = -1  # a descriptor that is readable once the worker has ended
         self.sock, worker_sock = socket.socketpair()
         _workers.add(self)
         self.sock.settimeout(0)
-        self.end = WorkerEnd(worker_sock, slot.words, slot.claims)
+        self.end = WorkerEnd(worker_sock)
         self.reader = FrameReader(self.sock)
         self.process: Any = None
+        self.luggage = Luggage()
         self.ready = False
         self.doomed = ""  # why the pool itself ends it
         self.running: deque[Task] = deque()  # what it has, in order; it runs the first
@@ -66,6 +68,10 @@ class Worker:
         """Start the worker; its own end of the pipe is then open in it alone."""
         self.process.start()
         self.end.sock.close()
+        payload = self.luggage.payload
+        if payload:
+            self.outgoing.extend(map(memoryview, (header(payload, 0), payload)))
+        self.luggage = Luggage()
 
     def watch(self) -> None:
         """Get what tells of the worker's death.
@@ -163,8 +169,9 @@ class Crew:
     def _make(self, slot: Slot) -> Worker:
         try:
             worker = Worker(slot, self._maxtasks)
+            worker.luggage = Luggage((slot.words, slot.claims, self._setup()))
             worker.process = self._make_process(
-                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, self._setup())
+                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, worker.luggage)
             )
         except BaseException:
             self._slots.append(slot)

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, final
 
 from ._base import BaseLock, every_lock
 from ._errors import PoolLockError
-from ._process import dead_parent, describe, is_gone, resolve_context
+from ._process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
 from ._typing import override
 from ._words import SharedWords, shared_words
 
 # Where each word of a lock stands: whether it was abandoned, then who holds it.
 ABANDONED = 0
 HOLDER = 1
-
-_LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 
 _pid = os.getpid()
 
@@ -98,13 +96,17 @@ def _raw_lock(cls: Any, state: Any) -> Any:
     return raw
 
 
-def wait_for(semaphore: Any, words: memoryview[int]) -> None:
+def wait_for(take: Callable[[bool, float], bool], words: memoryview[int]) -> None:
     """Take the semaphore of a lock.
+
+    Args:
+        take: The semaphore's ``acquire``.
+        words: The lock's words.
 
     Raises:
         PoolLockError: Who has it has ended, and so has the parent of this process, which would free it.
     """
-    while not semaphore.acquire(True, _LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
+    while not take(True, LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
         parent = dead_parent()
         holders = {*words[HOLDER:]} - {0}
         if parent and holders and all(pid == parent or is_gone(pid) for pid in holders):
@@ -121,7 +123,7 @@ def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], 
     def enter() -> bool:
         try:
             if not take(False):  # noqa: FBT003 - a keyword takes longer
-                wait_for(semaphore, words)
+                wait_for(take, words)
             words[HOLDER] = _pid
         except BaseException:
             _settle(semaphore, words)

@@ -40,6 +40,11 @@ class Outcomes:
         """Whether a callback is still to be called."""
         return self._callbacks.pending
 
+    @property
+    def in_callback(self) -> bool:
+        """Whether this is called by a callback."""
+        return self._callbacks.is_calling
+
     def awaited(self, job: int | None = None) -> bool:
         """Return whether somebody waits for *job*, or for anything."""
         return bool(self._cache) if job is None else job in self._cache

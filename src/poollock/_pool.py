@@ -17,11 +17,11 @@ from weakref import ref
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
 from ._channel import Channel
-from ._crew import Crew, Worker
+from ._crew import ENDED_EARLY, Crew, Worker
 from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
 from ._methods import PoolMethods
-from ._process import resolve_context
+from ._process import describe, resolve_context
 from ._reclaim import Reclaimer
 from ._typing import override
 from ._worker import Setup
@@ -94,12 +94,15 @@ class LockedPool(PoolMethods):
         self._crew = crew
         self._cache: dict[int, Any] = {}
         self._taskqueue: SimpleQueue[Any] = SimpleQueue()
-        self._channel = channel = Channel(crew, processes, self._cache, Reclaimer(self._locks.values()))
+        reclaimer = Reclaimer(self._locks.values(), crew.processes)
+        self._channel = channel = Channel(crew, processes, self._cache, reclaimer)
         workers: list[Worker] = []
         try:
             with interrupts_held(ctx):
                 workers, error = crew.fill()
-            if error is not None:
+            if isinstance(error, ENDED_EARLY):
+                channel.start_failed(error)
+            elif error is not None:
                 raise error  # noqa: TRY301 - what was started is ended as for the others
             for worker in workers:
                 channel.add(worker)
@@ -167,13 +170,22 @@ class LockedPool(PoolMethods):
 
         Raises:
             ValueError: The pool is still running.
+            RuntimeError: This is called by a callback, which the workers' end waits for.
         """
         if self._state == multiprocessing.pool.RUN:
             raise ValueError("Pool is still running")
+        if self._state == multiprocessing.pool.CLOSE and self._channel.in_callback:
+            raise RuntimeError("a callback cannot join its pool, which waits for the callback first")
         self._result_handler.join()
         self._end_locks()
 
     # What multiprocessing.pool.Pool does inside.
+
+    def _check_running(self) -> None:
+        standard: Any = super()
+        standard._check_running()
+        if not self._result_handler.is_alive() and not self._channel.over:  # no thread outlives a fork
+            raise ValueError(f"this pool belongs to the process that made it, not to {describe()}")
 
     def _repopulate_pool(self) -> None:
         self._crew.ask()

@@ -11,6 +11,7 @@ from multiprocessing.context import BaseContext
 from time import monotonic, sleep
 from typing import Any, cast
 
+LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 _PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
 _MOMENT = 0.05  # seconds, if the system has told it to somebody else
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from multiprocessing import active_children, parent_process
+from typing import Any
 
 from ._base import BaseLock, known_locks, title
 from ._errors import PoolLockError
 
 INTERVAL = 0.02  # seconds between looks
 _PROOF = 1.0  # seconds
+_PROOF_FOR_OTHERS = 10.0  # seconds; one that is not the pool's is not ended first
 _LOOKS = 20  # in that time at least: by chance, one or two may find a busy lock unsigned
 
 
@@ -20,12 +23,17 @@ class Reclaimer:
     back.  If it dies between the two, the lock stays taken and nobody has signed.  Then it is
     not known who has it, until every process that may have it has ended.
 
+    A process that is not the pool's is given more time to sign: there, another thread may keep
+    the GIL from the one that has just taken the lock.
+
     Args:
         locks: The pool's own locks.
+        crew: The processes of its workers.
     """
 
-    def __init__(self, locks: Iterable[BaseLock]) -> None:
+    def __init__(self, locks: Iterable[BaseLock], crew: Iterable[Any]) -> None:
         self._locks = list(locks)
+        self._crew = crew
         self._unsigned: dict[BaseLock, tuple[float, int]] = {}  # since when, in how many looks
 
     def reclaim(self, pid: int) -> tuple[str, ...]:
@@ -46,18 +54,20 @@ class Reclaimer:
         return bool(self._unsigned)
 
     def lost(self, now: float) -> list[BaseLock]:
-        """Look again; return the locks for which nobody has signed all the time, for a second."""
+        """Look again; return the locks that were taken and unsigned at every look, for long enough."""
         for lock, (since, looks) in list(self._unsigned.items()):
             if lock._is_unsigned():
                 self._unsigned[lock] = (since or now, looks + 1)
             else:
                 del self._unsigned[lock]
+        others = parent_process() is not None or not {*active_children()} <= {*self._crew}
+        proof = _PROOF_FOR_OTHERS if others else _PROOF
         return [
-            lock for lock, (since, looks) in self._unsigned.items() if now - since > _PROOF and looks > _LOOKS
+            lock for lock, (since, looks) in self._unsigned.items() if now - since > proof and looks > _LOOKS
         ]
 
     def repair(self, lock: BaseLock) -> None:
-        """Free *lock*, which nobody who is alive has."""
+        """Free *lock*, which no worker has."""
         with suppress(ValueError):  # somebody else has freed it
             lock._repair()
         del self._unsigned[lock]

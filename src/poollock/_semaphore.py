@@ -67,18 +67,23 @@ class Semaphore(SemaphoreLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        place, had, signed = object(), self._semaphore._count(), self._signed()
+        place, signed, took = object(), self._signed(), list[bool]()
+
+        def take(block: bool, timeout: float | None) -> bool:  # noqa: FBT001 - multiprocessing's
+            took.extend(map(self._semaphore.acquire, [block], [timeout]))  # in one step
+            return took[-1]
+
         for gone in [*self._takers][: max(0, len(self._takers) - signed)]:
             self._takers.pop(gone, None)  # another process has given it back
         try:
             if block and timeout is None:
-                wait_for(self._semaphore, self._words)
-            elif not self._semaphore.acquire(block, timeout):
+                wait_for(take, self._words)
+            elif not take(block, timeout):
                 return False
             self._takers[place] = get_ident()
             self._replace_holder(0, os.getpid())
         except BaseException:  # of a signal handler, say: how far has it come?
-            if self._semaphore._count() > had and self._is_mine():
+            if any(took):
                 self._takers[place] = get_ident()
                 self._release(place, signed=self._signed() > signed)
             raise

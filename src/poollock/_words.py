@@ -1,4 +1,4 @@
-"""Words of shared memory: 32 bits each, written in one store, seen by every process."""
+"""Words of shared memory: 64 bits each, written in one store, seen by every process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from multiprocessing import reduction
 from multiprocessing.heap import Arena
 from typing import Any
 
-_WORD = 4
+_WORD = 8
 _LINE = 64  # bytes; one cache line a lock, so that two busy locks do not slow each other down
 
 # A line is given out once and never again: a process that outlives the lock may still write to it.
@@ -47,7 +47,7 @@ class SharedWords:
 
     def __init__(self, arena: Arena, start: int, count: int) -> None:
         self._parts = (arena, start, count)
-        self.view: memoryview[int] = memoryview(arena.buffer)[start : start + count * _WORD].cast("I")
+        self.view: memoryview[int] = memoryview(arena.buffer)[start : start + count * _WORD].cast("Q")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts

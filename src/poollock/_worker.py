@@ -16,7 +16,7 @@ from ._base import BaseLock, install_locks, title
 from ._frames import FrameReader, dump, header
 from ._interrupts import leave_interrupts_to_parent, let_interrupts_through
 from ._pickling import run_task
-from ._process import parent_is_gone
+from ._process import LOOK_UP, parent_is_gone
 from ._standard import ExceptionWithTraceback, MaybeEncodingError
 from ._words import SharedWords
 
@@ -34,25 +34,40 @@ Setup: TypeAlias = (
 
 _READY = b""  # what a worker sends first; or what its initializer raised
 _SMALL = 1 << 16  # bytes; more is not copied to be sent in one call
-_LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 
 _made: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()  # by the pools of this process, for their workers
 _open: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()  # this process's own
 
 
+class Luggage:
+    """What a worker gets beside its pipe: through it, or at once if it is forked.
+
+    It may be large, and multiprocessing would wait for ever for a process that has ended before
+    it has read all that it was started with.
+
+    Args:
+        contents: The words that the worker shares with the pool, a multiprocessing lock (who has
+            that may write the words), and the setup.
+    """
+
+    def __init__(self, contents: tuple[SharedWords, Any, Setup] | None = None) -> None:
+        self.contents = contents
+        self.payload = b""  # what is to be sent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.payload = dump(self.contents)  # now: only while a process is being started do locks travel whole
+        return type(self), ()
+
+
 class WorkerEnd:
-    """A worker's end of its pipe, and what it shares with the pool beside it.
+    """A worker's end of its pipe.
 
     Args:
         sock: The socket.
-        words: The shared words.
-        claims: A multiprocessing lock; who has it may write the words.
     """
 
-    def __init__(self, sock: socket.socket, words: SharedWords, claims: Any) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._words = words
-        self._claims = claims
         _made.add(self)
 
     def __setstate__(self, state: Any) -> None:
@@ -76,55 +91,59 @@ class WorkerEnd:
             self.sock.sendall(start)
             self.sock.sendall(payload)
 
-    def tasks(self) -> Iterator[memoryview]:
+    def receive(self) -> memoryview:
+        """Return the only message that there is so far."""
+        reader = FrameReader(self.sock)
+        while reader.receive():
+            for _, payload in reader.frames():
+                return payload
+        raise BrokenPipeError("the pool has ended")
+
+    def tasks(self, words: memoryview[int], claims: Any) -> Iterator[memoryview]:
         """Yield the tasks that arrive, as long as there is a pool to send them."""
         reader = FrameReader(self.sock)
         try:
             while reader.receive():
                 for number, payload in reader.frames():
-                    if self._claim(number):
+                    if _claim(number, words, claims):
                         yield payload
                 if reader.begun:  # a long one: it is this worker's from here on
-                    self._words.view[BEGUN] = reader.begun
+                    words[BEGUN] = reader.begun
         except OSError:  # the pool has ended, or a task has closed the pipe
             return
 
-    def _claim(self, number: int) -> bool:
-        """Sign for a task; return False if the pool has taken it back."""
-        while not self._claims.acquire(timeout=_LOOK_UP):
-            if parent_is_gone():
-                raise BrokenPipeError
-        try:
-            words = self._words.view
-            if words[VOID_FROM] <= number < words[VOID_TO]:
-                return False
-            words[BEGUN] = number
-            return True
-        finally:
-            self._claims.release()
+
+def _claim(number: int, words: memoryview[int], claims: Any) -> bool:
+    """Sign for a task; return False if the pool has taken it back."""
+    while not claims.acquire(timeout=LOOK_UP):
+        if parent_is_gone():
+            raise BrokenPipeError
+    try:
+        if words[VOID_FROM] <= number < words[VOID_TO]:
+            return False
+        words[BEGUN] = number
+        return True
+    finally:
+        claims.release()
 
 
-def run_worker(end: WorkerEnd, maxtasks: int, setup: Setup) -> None:
+def run_worker(end: WorkerEnd, maxtasks: int, luggage: Luggage) -> None:
     """Run the tasks that come through *end*, at most *maxtasks* of them."""
-    locks, others, initializer, initargs = setup
     leave_interrupts_to_parent()
     let_interrupts_through()
     end.open()
-    install_locks(locks, others)
-    # Not those that stand for one whose maker has ended.
-    both: set[Any] = {*locks.values(), *others}
-    held = [lock for lock in both if isinstance(lock, BaseLock)]
     try:
+        contents = luggage.contents
+        message = b"" if contents else end.receive()
         try:
-            if initializer is not None:
-                initializer(*initargs)
+            words, claims, setup = contents or pickle.loads(message)
+            held = _prepare(setup)
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
             end.send(dump((_show(error), traceback.format_exc())))
             return
-        # What the initializer has taken is this worker's, whatever its tasks do.
-        held = [lock for lock in held if not lock._is_held_here()] if initializer else held
+        del luggage, contents, message, setup
         end.send(_READY)
-        for done, payload in enumerate(end.tasks(), 1):
+        for done, payload in enumerate(end.tasks(words.view, claims), 1):
             begun = perf_counter_ns()
             outcome = _run(payload, held)
             end.send(outcome, (perf_counter_ns() - begun) // 1000)
@@ -133,6 +152,20 @@ def run_worker(end: WorkerEnd, maxtasks: int, setup: Setup) -> None:
                 return
     except BrokenPipeError:  # the pool has ended
         return
+
+
+def _prepare(setup: Setup) -> list[BaseLock]:
+    """Put all in place; return the locks that no task is to keep."""
+    locks, others, initializer, initargs = setup
+    install_locks(locks, others)
+    # Not those that stand for one whose maker has ended.
+    both: set[Any] = {*locks.values(), *others}
+    held = [lock for lock in both if isinstance(lock, BaseLock)]
+    if initializer is None:
+        return held
+    initializer(*initargs)
+    # What the initializer has taken is this worker's, whatever its tasks do.
+    return [lock for lock in held if not lock._is_held_here()]
 
 
 def _run(payload: memoryview, locks: Iterable[BaseLock]) -> bytes:

@@ -29,6 +29,7 @@ import fault_tasks as tasks  # noqa: E402
 
 import poollock  # noqa: E402
 from conftest import children, wait_until  # noqa: E402
+from poollock import _reclaim  # noqa: E402
 
 KINDS: dict[str, Any] = {
     "Lock": poollock.Lock,
@@ -64,6 +65,7 @@ def run(
         for name in ("targets", "inside"):
             (Path(directory) / name).mkdir()
         (Path(directory) / "counter").touch()
+        _reclaim._PROOF_FOR_OTHERS = _reclaim._PROOF  # the killer takes no lock
         killer = context.Process(target=kill_workers, args=(directory, kills, every, seed))
         locks = {"lock": KINDS[kind](context=method)}
         with getattr(poollock, factory)(4, tasks.announce, (directory,), locks=locks, context=method) as pool:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -233,6 +234,18 @@ def count_and_fail(path: str, fault: str) -> None:
     run(fault)
 
 
+def fail_as_told(path: str) -> None:
+    """Be an initializer that has the fault that a file names, the first time only if it is an exception."""
+    fault = Path(path).read_text()
+    if fault == "exception":
+        Path(path).write_text("none")
+    run(fault)
+
+
+def pass_over(*_: object) -> None:
+    """Be an initializer that needs all of its arguments to arrive."""
+
+
 def announce(directory: str) -> None:
     """Be an initializer that offers this worker to the killer."""
     (Path(directory) / "targets" / str(os.getpid())).touch()
@@ -283,10 +296,21 @@ def take_unsigned(lock: Any) -> None:
     kill()
 
 
+def take_and_sign_late(lock: Any, pid_path: str, sign_path: str) -> None:
+    """Take a lock, and sign for it only after a while, as if another thread had the GIL."""
+    lock._semaphore.acquire()
+    Path(pid_path).touch()
+    wait_until(Path(sign_path).exists)
+    lock._words[1] = os.getpid()
+    lock.release()
+
+
 def die_signing(_: int) -> None:
     """Die in the middle of signing for a task."""
-    next(iter(_worker._open))._claims.acquire()
-    os.kill(os.getpid(), signal.SIGKILL)
+    frames = [frame for frame, _ in traceback.walk_stack(None)]
+    (loop,) = [frame for frame in frames if frame.f_code is _worker.run_worker.__code__]
+    loop.f_locals["claims"].acquire()
+    kill()
 
 
 def write_to_own_pipe(_: int) -> NoReturn:

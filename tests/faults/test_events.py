@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
@@ -22,7 +23,7 @@ from typing import Any, NoReturn, cast
 import fault_tasks as tasks
 import pytest
 
-from conftest import running, wait_until
+from conftest import METHODS, running, wait_until
 from poollock import (
     BrokenPoolError,
     InitializerError,
@@ -32,10 +33,12 @@ from poollock import (
     RLock,
     Semaphore,
     WorkerDiedError,
+    _reclaim,
     _standard,
     locked_pool,
     manager_locked_pool,
 )
+from poollock._crew import Worker
 from poollock._outcomes import Outcomes
 
 MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
@@ -346,15 +349,62 @@ def test_workers_die_before_they_are_ready(
         assert len(path.read_text().split()) in starts
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+@pytest.mark.parametrize(("fault", "error"), [("SIGKILL", BrokenPoolError), ("exception", InitializerError)])
+def test_workers_die_before_they_have_what_they_are_started_with(
+    factory: Factory, method: str, fault: str, error: type[Exception]
+) -> None:
+    """It is more than a pipe holds."""
+    arguments = tasks.AtUnpickling(fault), bytes(1 << 20)
+    with (
+        factory(2, tasks.pass_over, arguments, context=method) as pool,
+        pytest.raises(error),
+    ):
+        pool.map(tasks.square, range(5))
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, EOFError])
+def test_worker_dies_while_it_is_started(
+    pool: LockedPool, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Then the way to the fork server may end."""
+    start, failures = Worker.start, iter([error, None, error])
+
+    def fail_at_times(worker: Worker) -> None:
+        if failure := next(failures, None):
+            raise failure
+        start(worker)
+
+    monkeypatch.setattr(Worker, "start", fail_at_times)
+    with locked_pool(2, context=pool._ctx) as other:
+        assert other.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+        wait_until(lambda: len(workers(other)) == 2)
+
+
+def test_initializer_that_failed_once_is_not_what_fails_later(
+    factory: Factory, method: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "fault"
+    path.write_text("exception")
+    with factory(1, tasks.fail_as_told, (str(path),), context=method) as pool:
+        assert pool.apply(tasks.square, (3,)) == 9
+        path.write_text("C exit")
+        with pytest.raises(WorkerDiedError):
+            pool.apply(tasks.kill)
+        with pytest.raises(BrokenPoolError, match="exit code 0"):
+            pool.apply(tasks.square, (3,))
+
+
 BAD_MAIN = """
 import multiprocessing
+import sys
 from poollock import locked_pool
 
-def f(x):
-    return x
+def f(*_):
+    pass
 
 if __name__ == "__main__":
-    with locked_pool(2, context="spawn") as pool:
+    with locked_pool(2, f, [bytes(int(sys.argv[2]))], context=sys.argv[1]) as pool:
         try:
             pool.map(f, range(10))
         except Exception as error:
@@ -364,10 +414,16 @@ else:
 """
 
 
-def test_spawned_workers_cannot_import_the_main_module(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+@pytest.mark.parametrize("size", [0, 1 << 20])
+def test_workers_cannot_import_the_main_module(tmp_path: Path, method: str, size: int) -> None:
     (tmp_path / "bad_main.py").write_text(BAD_MAIN)
     done = subprocess.run(
-        [sys.executable, "bad_main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "bad_main.py", method, str(size)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.startswith("BrokenPoolError")
 
@@ -628,9 +684,10 @@ def _group(session: int) -> list[int]:
 
 @pytest.mark.parametrize("kind", [Lock, Semaphore])
 def test_worker_dies_before_it_has_signed_for_a_lock(
-    method: str, kind: Callable[..., Any], tmp_path: Path
+    method: str, kind: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can prove who has it: the pool ends all of its workers, and then frees it."""
+    monkeypatch.setattr(_reclaim, "_PROOF_FOR_OTHERS", _reclaim._PROOF)  # other tests' pools live on
     path = tmp_path / "stays"
     with locked_pool(2, locks={"guard": kind(context=method)}, context=method) as pool:
         busy = pool.apply_async(tasks.stay_while, (str(path),))
@@ -647,6 +704,31 @@ def test_worker_dies_before_it_has_signed_for_a_lock(
             waiting.get()
         assert pool.apply(tasks.with_lock, (pool.lock, 5)) == 5
         assert pool.lock.abandoned
+
+
+def test_lock_that_another_process_is_slow_to_sign_for(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not one of the pool's, and not ended like those: it has the lock."""
+    monkeypatch.setattr(_reclaim, "_PROOF", 0.0)
+    monkeypatch.setattr(_reclaim, "_PROOF_FOR_OTHERS", 1e9)
+    taken, sign = tmp_path / "taken", tmp_path / "sign"
+    context: Any = multiprocessing.get_context(method)
+    lock = Lock(context=method)
+    with locked_pool(1, locks={"lock": lock}, context=method) as pool:
+        other = context.Process(target=tasks.take_and_sign_late, args=(lock, str(taken), str(sign)))
+        other.start()
+        wait_until(taken.exists)
+        with pytest.raises(WorkerDiedError):
+            pool.apply(tasks.kill)
+        unsigned = pool._channel._reclaimer._unsigned
+        wait_until(lambda: unsigned[lock][1] > 2 * _reclaim._LOOKS)
+        assert lock.locked()
+        sign.touch()
+        other.join()
+        wait_until(lambda: not unsigned)
+        assert not lock.abandoned
+        assert pool.apply(tasks.with_lock, (lock, 5)) == 5
 
 
 def test_callbacks_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -684,6 +766,52 @@ def test_callback_is_the_last_thing_before_the_end() -> None:
     go_on.set()
     pool.join()
     assert seen == [9]
+
+
+def test_join_waits_for_the_callbacks_of_errors(tmp_path: Path) -> None:
+    pool = locked_pool(1, tasks.count_and_fail, (str(tmp_path / "calls"), "exception"))
+    seen: list[BaseException] = []
+
+    def callback(error: BaseException) -> None:
+        pool._result_handler.join(0.2)  # it has all the time to end first
+        seen.append(error)
+
+    pool.apply_async(tasks.square, (3,), error_callback=callback)
+    pool.close()
+    pool.join()
+    assert [type(error) for error in seen] == [InitializerError]
+
+
+def test_callback_that_joins_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+
+    def callback(_: object) -> None:
+        pool.close()
+        pool.join()
+
+    with locked_pool(1) as pool:
+        assert pool.apply_async(tasks.square, (3,), callback=callback).get() == 9
+        pool.join()
+    assert [args.exc_type for args in reported] == [RuntimeError]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_pool_of_the_parent_in_a_forked_process(factory: Factory) -> None:
+    context = multiprocessing.get_context("fork")
+    with factory(1, context=context) as pool:
+        process = context.Process(target=_use_pools, args=(pool,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert pool.apply(tasks.square, (3,)) == 9
+
+
+def _use_pools(pool: LockedPool) -> None:
+    for use in (pool.apply, pool.map, pool.imap, pool.apply_async):
+        with pytest.raises(ValueError, match="belongs to the process that made it"):
+            use(tasks.square, (3,))
+    pool.terminate()
 
 
 def test_each_job_has_one_outcome_when_callbacks_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
