@@ -15,7 +15,9 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,8 +26,8 @@ import pytest
 
 import tasks
 from conftest import wait_until
-from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
-from poollock._sink import Sink
+from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError, _sink
+from poollock._logfile import LogFile
 
 
 @pytest.fixture
@@ -344,12 +346,21 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
     assert path.read_text() == "outer\n" + "inner\n" * 2000
 
 
-def test_write_from_a_handler_at_each_step_of_a_write(path: Path) -> None:
+@pytest.mark.parametrize("earlier", [0, 1], ids=["alone", "after another one"])
+def test_write_from_a_handler_at_each_step_of_a_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
     count = steps = inner = 0
+    real_write = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if data == b"inner\n":
+            log.write("inmost\n")  # as a finalizer may
+        return real_write(fd, data)
 
     def step(frame: FrameType, _event: str, _arg: Any) -> Any:
         nonlocal steps, inner
-        if frame.f_code is Sink.append.__code__:
+        if frame.f_code in (LogFile.append.__code__, _sink.turn.catch_up.__code__):
             frame.f_trace_opcodes = True
             steps += 1
             if steps == count:
@@ -360,19 +371,22 @@ def test_write_from_a_handler_at_each_step_of_a_write(path: Path) -> None:
         return step
 
     before = sys.gettrace()
+    monkeypatch.setattr("poollock._logfile.write", write)
     with LockedLogWriter(path) as log:
+        assert log._file
         sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
         while count <= steps:
             count, steps = count + 1, 0
+            _sink.turn.later.extend([partial(log._file.append, b"earlier\n")] * earlier)
             sys.settrace(step)
             try:
                 log.write("outer\n")
             finally:
                 sys.settrace(before)
-            assert sorted(path.read_text().split()) == ["inner"] * inner + ["outer"] * count, (
-                f"at step {count}"
-            )
-    assert count > 20
+            found = Counter(path.read_text().split())
+            expected = Counter(outer=count, earlier=count * earlier, inner=inner, inmost=inner)
+            assert found == +expected, f"at step {count}"
+    assert count > 50
 
 
 def test_threads_that_open_the_file_together_share_it(path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import select
 import sys
+from functools import partial
 from typing import Any
 
 from ._filelock import LOCK_EX, LOCK_UN, lockf
-from ._sink import Sink
+from ._sink import Sink, turn
 from ._typing import override
 
 # What a writer goes by that writes to one.
@@ -34,6 +35,17 @@ class Console(Sink):
         self._guarded = guarded
 
     @override
+    def append(self, data: bytes) -> None:
+        if turn.taken:
+            turn.later.append(partial(self.append, data))
+            return
+        turn.taken = True
+        try:
+            self._write(data)
+        finally:
+            turn.taken = False
+            turn.catch_up()
+
     def _write(self, data: bytes) -> None:
         if self._fd < 0:
             raise ValueError("I/O operation on closed file")

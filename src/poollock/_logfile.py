@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from os import stat, write
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from ._filelock import (
     pread,
     sync,
 )
-from ._sink import Sink
+from ._sink import Sink, turn
 from ._typing import override
 
 _NO_FILE = os.stat_result((0,) * 10)
@@ -94,10 +95,14 @@ class LogFile(Sink):
             raise
 
     @override
-    def _write(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         fd = self._fd
         if fd < 0:
             raise ValueError("I/O operation on closed file")
+        if turn.taken:
+            turn.later.append(partial(self.append, data))
+            return
+        turn.taken = True
         try:
             self._flock(fd, LOCK_EX)
             try:
@@ -119,10 +124,16 @@ class LogFile(Sink):
                 self._take_back(size, length)
                 raise
             self._size = size + length
+            if self._fsync:
+                self._flock(fd, LOCK_UN)  # nobody need wait for the disk but the caller
+                sync(fd)
         finally:
-            self._flock(fd, LOCK_UN)
-        if self._fsync:
-            sync(fd)
+            try:
+                self._flock(fd, LOCK_UN)
+            finally:
+                turn.taken = False  # before the look: a signal handler may come between the two
+                if turn.later:
+                    turn.catch_up()
 
     @override
     def abandon(self) -> None:
