@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import wait_until
+from conftest import open_files, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError, _sink
 from poollock._logfile import LogFile
 
@@ -387,6 +387,20 @@ def test_write_from_a_handler_at_each_step_of_a_write(
             expected = Counter(outer=count, earlier=count * earlier, inner=inner, inmost=inner)
             assert found == +expected, f"at step {count}"
     assert count > 50
+
+
+def test_records_that_wait_are_written_though_one_fails(path: Path) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "as on a full disk")
+
+    before = open_files()
+    log = LockedLogWriter(path)
+    assert log._file
+    _sink.turn.later.extend([partial(log._file.append, b"one\n"), fail, partial(log._file.append, b"two\n")])
+    with pytest.raises(OSError, match="full disk"):
+        log.close()
+    assert path.read_text() == "one\ntwo\n"
+    assert open_files() <= before
 
 
 def test_threads_that_open_the_file_together_share_it(path: Path) -> None:

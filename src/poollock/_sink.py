@@ -38,14 +38,23 @@ class _Turn:
         self._catching_up = False
 
     def catch_up(self) -> None:
-        """Do what came meanwhile, and what comes while that is done: in a loop, each in its own turn."""
+        """Do what came meanwhile, and what comes while that is done: in a loop, each in its own turn.
+
+        Raises:
+            OSError: One could not be written; the others have been.
+        """
+        failure: BaseException | None = None
         while self.later and not self._catching_up:  # still: a signal handler may come at the end of it
             self._catching_up = True
             try:
                 while self.later:
                     self.later.popleft()()
+            except BaseException as error:  # noqa: BLE001 - it is raised below
+                failure = failure or error
             finally:
                 self._catching_up = False
+        if failure is not None:
+            raise failure
 
 
 turn = _Turn()
@@ -71,10 +80,9 @@ class Sink(ABC):
     def close(self) -> None:
         """Close it, after the write in whose middle this is called, if it is."""
         with turn.mutex:
-            if turn.taken or turn.later:
-                turn.later.append(self.abandon)
-            else:
-                self.abandon()
+            turn.later.append(self.abandon)
+            if not turn.taken:
+                turn.catch_up()
 
     @abstractmethod
     def abandon(self) -> None:
