@@ -138,8 +138,8 @@ class Channel:
             elif key.fd == worker.death:
                 self._bury(worker)
             elif worker in self._dispatcher.workers:
-                if events & selectors.EVENT_WRITE and self._dispatcher.go_on(worker):
-                    self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
+                if events & selectors.EVENT_WRITE:
+                    self._write(worker)
                 if events & selectors.EVENT_READ:
                     self._read(worker)
         self._bury_ended()
@@ -199,6 +199,13 @@ class Channel:
         has_not_ended = worker in self._dispatcher.workers and worker.sock in self._selector.get_map()
         if has_not_ended and worker.outgoing:
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+
+    def _write(self, worker: Worker) -> None:
+        """Send more of what did not fit into the pipe of *worker*."""
+        if self._dispatcher.go_on(worker):
+            self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
+            if self._leaving:
+                worker.leave()
 
     def _read(self, worker: Worker) -> bool:
         """Take in what has arrived from *worker*; return whether there may be more."""

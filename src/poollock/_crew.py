@@ -93,9 +93,10 @@ class Worker:
             os.close(death)
 
     def leave(self) -> None:
-        """Tell the worker that no more task will come."""
-        with suppress(OSError):  # it has ended
-            self.sock.shutdown(socket.SHUT_WR)
+        """Tell the worker that no more task will come, unless something is still on its way."""
+        if not self.outgoing:
+            with suppress(OSError):  # it has ended
+                self.sock.shutdown(socket.SHUT_WR)
 
     def room(self, limit: int) -> int:
         """Return how many more tasks may be sent, if the worker is to have *limit*."""

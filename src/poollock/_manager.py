@@ -223,8 +223,8 @@ class ManagerClient:
         self._busy.acquire()
         self._is_spoiled = False
         self._connection = Client(address)
-        _clients.setdefault(address, []).append(self)  # from here on, a child that is forked closes it
         try:
+            _clients.setdefault(address, []).append(self)  # from here on, a child that is forked closes it
             answer_challenge(self._connection, authkey)
             deliver_challenge(self._connection, authkey)
             dispatch(self._connection, None, "accept_connection", (current_process().name,))

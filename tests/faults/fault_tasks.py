@@ -251,6 +251,11 @@ def announce(directory: str) -> None:
     (Path(directory) / "targets" / str(os.getpid())).touch()
 
 
+def touch(directory: str, _: bytes) -> None:
+    """Be an initializer that leaves a trace."""
+    (Path(directory) / str(os.getpid())).touch()
+
+
 def were_inside(inside: Path, pids: list[str], most: int) -> bool:
     """Return whether *most* of those were inside; one that was killed may be on its way out of the kernel.
 

@@ -395,6 +395,16 @@ def test_initializer_that_failed_once_is_not_what_fails_later(
             pool.apply(tasks.square, (3,))
 
 
+@pytest.mark.parametrize("size", [1, 3_000_000])
+def test_initializer_runs_though_the_pool_is_closed_at_once(
+    factory: Factory, method: str, tmp_path: Path, size: int
+) -> None:
+    pool = factory(2, tasks.touch, (str(tmp_path), bytes(size)), context=method)
+    pool.close()
+    pool.join()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 BAD_MAIN = """
 import multiprocessing
 import sys
