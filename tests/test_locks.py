@@ -67,6 +67,38 @@ def test_with_says_who_holds_it(lock: BaseLock) -> None:
     assert not lock.locked()
 
 
+@pytest.mark.parametrize("half_way", [(0, ME), (ME, 0)], ids=["acquire", "release"])
+def test_semaphore_knows_its_places_while_a_thread_is_half_way(
+    monkeypatch: pytest.MonkeyPatch, half_way: tuple[int, int]
+) -> None:
+    """A word of its place is about to be signed, or has been signed off."""
+    semaphore, arrived, leave = Semaphore(3), threading.Event(), threading.Event()
+
+    def replace_holder(self: Semaphore, old: int, new: int) -> None:
+        before = threading.current_thread() is other and half_way == (0, ME) == (old, new)
+        after = threading.current_thread() is other and half_way == (ME, 0) == (old, new)
+        if before:
+            arrived.set()
+            leave.wait()
+        standard(self, old, new)
+        if after:
+            arrived.set()
+            leave.wait()
+
+    standard = Semaphore._replace_holder
+    monkeypatch.setattr(Semaphore, "_replace_holder", replace_holder)
+    other = threading.Thread(target=lambda: semaphore.acquire() and semaphore.release())
+    semaphore.acquire()
+    other.start()
+    arrived.wait()
+    semaphore.acquire()
+    leave.set()
+    other.join()
+    assert len(semaphore._takers) == 2
+    assert semaphore._give_back()
+    assert semaphore.get_value() == 3
+
+
 @pytest.mark.parametrize("kind", [Lock, lambda: Semaphore(1)])
 def test_lock_released_by_another_thread(kind: Callable[[], BaseLock]) -> None:
     lock = kind()

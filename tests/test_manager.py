@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from multiprocessing import managers
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import tasks
-from conftest import children, running, signalled_inside, wait_until
+from conftest import children, open_files, running, signalled_inside, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, _manager, manager_locked_pool
 from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
@@ -311,7 +311,7 @@ def test_connection_is_known_before_the_first_answer(
     known: list[bool] = []
 
     def answer(connection: Any, key: bytes) -> None:
-        known.append(any(client._connection is connection for client in _manager._clients[manager.address]))
+        known.append(any(client._connection is connection for client in _manager._clients))
         answer_challenge(connection, key)
 
     answer_challenge = multiprocessing.connection.answer_challenge
@@ -319,6 +319,30 @@ def test_connection_is_known_before_the_first_answer(
     address, key, _ = make_lock(manager)._parts()
     _manager.ManagerClient(address, key).close()
     assert known == [True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "instant"), [(_manager.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
+)
+def test_interrupted_call_leaves_no_connection(
+    manager: LockManager, monkeypatch: pytest.MonkeyPatch, kind: type, instant: str
+) -> None:
+    lock = make_lock(manager)
+    lock.locked()
+    before = open_files().total()
+
+    def interrupt(_: object, *_args: object) -> NoReturn:
+        raise KeyError
+
+    for use in (lock.locked, lock.acquire):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, instant, interrupt)
+            with pytest.raises(KeyError):
+                use()
+        gc.collect()
+        assert use() is (use == lock.acquire)
+        assert open_files().total() <= before  # it is another one
+    lock.release()
 
 
 def exit_holding(lock: BaseLock, other: BaseLock) -> None:

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from ._callbacks import report
-from ._crew import ENDED_EARLY, Crew, Worker
+from ._crew import Crew, EndedEarlyError, Worker
 from ._dispatch import Dispatcher
 from ._errors import WorkerDiedError
 from ._failures import initializer_failed, pool_ended, starts_failed
@@ -68,8 +68,11 @@ class Channel:
 
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
-        limit = _KILLED_STARTS if isinstance(error, ENDED_EARLY) else _STARTS
-        self._inbox.post(partial(self._count_failure, f"could not be started: {show_error(error)}", limit))
+        if isinstance(error, EndedEarlyError):
+            how, limit = f"ended while it was started: {error}", _KILLED_STARTS
+        else:
+            how, limit = f"could not be started: {show_error(error)}", _STARTS
+        self._inbox.post(partial(self._count_failure, how, limit))
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""

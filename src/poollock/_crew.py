@@ -16,14 +16,19 @@ from typing import Any
 from ._dispatch import Task
 from ._frames import FrameReader, header
 from ._interrupts import hold_interrupts
+from ._process import show_error
 from ._words import shared_words
 from ._worker import WORDS, Luggage, Setup, WorkerEnd, run_worker
 
-ENDED_EARLY = (ConnectionError, EOFError)  # raised by a start: the worker has ended meanwhile
+_SENDING = ("spawn", "forkserver")  # start methods by which the parent sends what it starts with
 _PAUSE = 0.1  # seconds before another start, for each that failed before
 _LONGEST_PAUSE = 1.0  # seconds
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+class EndedEarlyError(Exception):
+    """A worker has ended before it had all that multiprocessing starts it with."""
 
 
 class Slot:
@@ -65,8 +70,21 @@ class Worker:
         self.ahead = 1  # how many tasks it is to have at once
 
     def start(self) -> None:
-        """Start the worker; its own end of the pipe is then open in it alone."""
-        self.process.start()
+        """Start the worker; its own end of the pipe is then open in it alone.
+
+        Raises:
+            EndedEarlyError: It has ended meanwhile.
+        """
+        if sys.platform != "win32" and getattr(self.process, "_start_method", None) in _SENDING:
+            from ._popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
+
+            prepare(self.process)
+        try:
+            self.process.start()
+        except (ConnectionError, EOFError) as error:
+            if not self.luggage.payload:  # it comes from the pickling of that
+                raise
+            raise EndedEarlyError(show_error(error)) from error
         self.end.sock.close()
         payload = self.luggage.payload
         if payload:

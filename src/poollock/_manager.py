@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
 import time
+import weakref
 from contextlib import suppress
 from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
@@ -179,8 +181,7 @@ class LockManager(BaseManager):
         finalize: Any = BaseManager._finalize_manager  # type: ignore[attr-defined] # not in typeshed
         finalize(process, address, *rest)
         _remove_directory(address)  # if the manager was killed, it left its socket
-        for client in _clients.pop(address, []):
-            client.close_if_idle()
+        _close_idle(address)
 
 
 LockManager.register("served_lock", _ServedLock, create_method=False)
@@ -207,94 +208,106 @@ def _remove_directory(address: Any) -> None:
         shutil.rmtree(os.path.dirname(address), ignore_errors=True)
 
 
+class _Socket(Connection):
+    """A connection that is made after it is known, and whose descriptor is forgotten before it is closed.
+
+    So a child that is forked in another thread meanwhile closes its copy, and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(None)  # whatever the default
+        super().__init__(self._socket.fileno())
+
+    def connect(self, address: str) -> None:
+        self._socket.connect(address)
+
+    def _close(self) -> None:
+        with suppress(OSError):  # the manager has ended, or was never reached
+            self._socket.shutdown(socket.SHUT_RDWR)  # for copies, too
+        self._socket.close()
+
+    def abandon(self) -> None:
+        """Close the copy of it that a forked process has."""
+        self._handle = None
+        with suppress(OSError):
+            self._socket.close()
+
+
 class ManagerClient:
-    """A connection to the manager, reserved for who makes it, and whether a lock was taken through it.
+    """A connection to the manager, and whether a lock was taken through it; who has the object may use it.
 
     When a signal handler raises in the middle of a call, an answer, or a part of one, is still
-    to come: the connection is not used again.  It is closed, and the manager takes back what it
-    may have granted; one that has a lock is closed when that is given back.  So no wait for a
-    lock uses a connection that has one already.
+    to come: the connection is not used again.  It ends with the object, and the manager takes
+    back what it may have granted; so no wait for a lock uses a connection that has one already.
     """
 
     def __init__(self, address: Any, authkey: bytes) -> None:
         self.holds = False
         self._address = address
-        self._busy = threading.Lock()  # only ever tried: a signal handler may find its own thread in a call
-        self._busy.acquire()
-        self._is_spoiled = False
-        self._connection = Client(address)
+        self._connection: Any = _Socket() if _HAS_SOCKETS else Client(address)
         try:
-            _clients.setdefault(address, []).append(self)  # from here on, a child that is forked closes it
+            _clients.add(self)  # from here on, a child that is forked closes it
+            if isinstance(self._connection, _Socket):
+                self._connection.connect(address)
             answer_challenge(self._connection, authkey)
             deliver_challenge(self._connection, authkey)
             dispatch(self._connection, None, "accept_connection", (current_process().name,))
         except BaseException:
             self.close()
             raise
-
-    def reserve(self) -> bool:
-        """Return whether the client is now the caller's, until the end of its call."""
-        return not self._is_spoiled and self._busy.acquire(blocking=False)
+        _idle.setdefault(address, [])
 
     def call(self, ident: str, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method of a lock in the manager; the client must be reserved."""
-        try:
-            self._connection.send((ident, method, args))
-            done, result = self._connection.recv()
-            if method == "acquire":
-                self.holds = done and result  # before another thread can reserve it for a wait
-        except BaseException as error:
-            self._is_spoiled = True
-            if method == "acquire" or not self.holds or isinstance(error, (ConnectionError, EOFError)):
-                self.close()
-            raise
-        finally:
-            self._busy.release()
+        """Call a method of a lock in the manager; afterwards the client is anybody's."""
+        self._connection.send((ident, method, args))
+        done, result = self._connection.recv()
+        if method == "acquire":
+            self.holds = done and result  # before another thread can use it for a wait
+        _idle.get(self._address, []).append(self)
         if not done:
             raise result
         return result
 
-    def close_if_idle(self) -> None:
-        """Close the connection to a manager that ended; one in a call is closed by its caller."""
-        if self.reserve():
-            self.close()
-            self._busy.release()
-
-    def let_go(self) -> None:
-        """Learn that the lock taken through this connection has been given back."""
-        self.holds = False
-        if self._is_spoiled:
-            self.close()
-
     def close(self) -> None:
         """Close the connection: the manager takes back what was taken through it."""
-        self._is_spoiled = True
-        self._connection.close()
         with suppress(KeyError, ValueError):
-            _clients[self._address].remove(self)
+            _idle[self._address].remove(self)
+        self._connection.close()
 
 
-# The clients of this process, by the address of their manager.
-_clients: dict[Any, list[ManagerClient]] = {}
+_clients: weakref.WeakSet[ManagerClient] = weakref.WeakSet()  # of this process
+_idle: dict[Any, list[ManagerClient]] = {}  # those that are in no call, by the address of their manager
 
 
-def reserve_client(address: Any, authkey: bytes, *, to_wait: bool = False) -> ManagerClient:
+def take_client(address: Any, authkey: bytes, *, to_wait: bool = False) -> ManagerClient:
     """Return a client for one call, one that has no lock if the call may wait for a lock.
 
     Raises:
         OSError: There is no manager any more.
     """
-    for client in [*_clients.get(address, [])]:  # other threads append and remove
-        if not (to_wait and client.holds) and client.reserve():
-            return client
+    idle = _idle.get(address, [])
+    for client in [*idle]:
+        with suppress(ValueError):  # another thread has taken it
+            idle.remove(client)
+            if not (to_wait and client.holds):
+                return client
+            idle.append(client)
     return ManagerClient(address, authkey)
 
 
+def _close_idle(address: Any) -> None:
+    """Close the connections to a manager that ended; those in a call end with it."""
+    idle = _idle.pop(address, [])
+    while idle:
+        with suppress(IndexError):  # another thread has taken it
+            idle.pop().close()
+
+
 def _after_fork() -> None:
-    for clients in [*_clients.values()]:
-        for client in [*clients]:
-            client.close()  # this process's copy: the connection is the parent's
-    _clients.clear()
+    for client in list(_clients):
+        client._connection.abandon()  # the connection is the parent's
+    _idle.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,7 +17,7 @@ from weakref import ref
 from ._arguments import can_reach, check_count, check_locks
 from ._base import BaseLock, find_lock, known_locks
 from ._channel import Channel
-from ._crew import ENDED_EARLY, Crew, Worker
+from ._crew import Crew, EndedEarlyError, Worker
 from ._interrupts import interrupts_deferred, interrupts_held
 from ._locks import Lock
 from ._methods import PoolMethods
@@ -100,7 +100,7 @@ class LockedPool(PoolMethods):
         try:
             with interrupts_held(ctx):
                 workers, error = crew.fill()
-            if isinstance(error, ENDED_EARLY):
+            if isinstance(error, EndedEarlyError):
                 channel.start_failed(error)
             elif error is not None:
                 raise error  # noqa: TRY301 - what was started is ended as for the others

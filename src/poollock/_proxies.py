@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, final
 
 from ._base import BaseLock
 from ._errors import ManagerDiedError
-from ._manager import LockManager, ManagerClient, reserve_client
+from ._manager import LockManager, ManagerClient, take_client
 from ._process import describe, other_threads
 from ._rlock import RLock
 from ._semaphore import Semaphore
@@ -50,7 +50,7 @@ class _Proxy(BaseLock):
 
     def _call(self, method: str, *args: Any) -> Any:
         try:
-            return reserve_client(self._address, self._authkey).call(self._ident, method, args)
+            return take_client(self._address, self._authkey).call(self._ident, method, args)
         except _UNREACHABLE as error:
             raise self._died(error) from error.with_traceback(None)
 
@@ -69,7 +69,7 @@ class _Proxy(BaseLock):
         grant = os.getpid(), get_ident(), next(_grants)
         client = None
         try:
-            client = reserve_client(self._address, self._authkey, to_wait=True)
+            client = take_client(self._address, self._authkey, to_wait=True)
             taken = bool(client.call(self._ident, "acquire", (os.getpid(), grant, block, timeout)))
             if taken:
                 self._granted.append((grant, client))
@@ -99,7 +99,7 @@ class _Proxy(BaseLock):
         except BaseException:
             client.close()  # so that the manager takes the lock back
             raise
-        client.let_go()
+        client.holds = False
         return True
 
     def _served_state(self) -> tuple[int, tuple[int, ...], bool]:

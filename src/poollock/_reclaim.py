@@ -60,11 +60,17 @@ class Reclaimer:
                 self._unsigned[lock] = (since or now, looks + 1)
             else:
                 del self._unsigned[lock]
-        others = parent_process() is not None or not {*active_children()} <= {*self._crew}
-        proof = _PROOF_FOR_OTHERS if others else _PROOF
+        proof = _PROOF_FOR_OTHERS if self._has_others() else _PROOF
         return [
             lock for lock, (since, looks) in self._unsigned.items() if now - since > proof and looks > _LOOKS
         ]
+
+    def _has_others(self) -> bool:
+        """Return whether a process that is not the pool's may have a lock."""
+        try:
+            return parent_process() is not None or not {*active_children()} <= {*self._crew}
+        except AttributeError:  # before CPython 3.11: another thread has closed one meanwhile
+            return True
 
     def repair(self, lock: BaseLock) -> None:
         """Free *lock*, which no worker has."""

@@ -18,6 +18,15 @@ _PATIENCE = 5.0  # seconds to wait for the right to write the words
 _MOMENT = 0.1  # seconds, if who has it may be dead
 
 
+class _Place:
+    """One that this process has taken; signed only while a word surely says so."""
+
+    __slots__ = ("signed",)
+
+    def __init__(self) -> None:
+        self.signed = False
+
+
 @final
 class Semaphore(SemaphoreLock):
     """``multiprocessing.Semaphore`` that knows its holders and can be sent to workers in a task.
@@ -34,7 +43,7 @@ class Semaphore(SemaphoreLock):
     __slots__ = ("_claims", "_takers", "_value")
 
     _claims: Lock
-    _takers: dict[object, int]  # of the places that this process has, the threads that took them
+    _takers: dict[_Place, int]  # of the places that this process has, the threads that took them
     _value: int
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
@@ -67,14 +76,13 @@ class Semaphore(SemaphoreLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        place, signed, took = object(), self._signed(), list[bool]()
+        self._drop_released_elsewhere()
+        place, signed, took = _Place(), self._signed(), list[bool]()
 
         def take(block: bool, timeout: float | None) -> bool:  # noqa: FBT001 - multiprocessing's
             took.extend(map(self._semaphore.acquire, [block], [timeout]))  # in one step
             return took[-1]
 
-        for gone in [*self._takers][: max(0, len(self._takers) - signed)]:
-            self._takers.pop(gone, None)  # another process has given it back
         try:
             if block and timeout is None:
                 wait_for(take, self._words)
@@ -82,6 +90,7 @@ class Semaphore(SemaphoreLock):
                 return False
             self._takers[place] = get_ident()
             self._replace_holder(0, os.getpid())
+            place.signed = True
         except BaseException:  # of a signal handler, say: how far has it come?
             if any(took):
                 self._takers[place] = get_ident()
@@ -94,12 +103,13 @@ class Semaphore(SemaphoreLock):
         """Give one place back; as in multiprocessing, whoever calls this."""
         me, takers = get_ident(), [*self._takers.items()]
         own_last = sorted(takers, key=lambda taker: taker[1] == me)
-        self._release(own_last[-1][0] if own_last else None)
+        self._release(own_last[-1][0] if own_last else _Place())
 
-    def _release(self, place: object, *, signed: bool = True) -> None:
+    def _release(self, place: _Place, *, signed: bool = True) -> None:
         taken, words = place in self._takers, self._signed()
         give_back = self._semaphore.release, partial(self._takers.pop, place, None)
         try:
+            place.signed = False
             if signed:
                 self._replace_holder(os.getpid(), 0)
             in_one_step(*give_back)
@@ -109,6 +119,17 @@ class Semaphore(SemaphoreLock):
                     self._replace_holder(os.getpid(), 0)
                 in_one_step(*give_back)
             raise
+
+    def _drop_released_elsewhere(self) -> None:
+        """Forget places that another process has given back, the oldest first.
+
+        Other threads go on meanwhile: only places that are signed all the time are compared.
+        """
+        before = {place for place in [*self._takers] if place.signed}
+        words = self._signed()
+        stayed = [place for place in [*self._takers] if place.signed and place in before]
+        for gone in stayed[: max(0, len(stayed) - words)]:
+            self._takers.pop(gone, None)
 
     def _signed(self) -> int:
         return self._words.tolist()[HOLDER:].count(os.getpid())

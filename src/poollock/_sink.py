@@ -53,8 +53,11 @@ class _Turn:
                 failure = failure or error
             finally:
                 self._catching_up = False
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it has this frame
 
 
 turn = _Turn()

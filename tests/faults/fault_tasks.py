@@ -68,6 +68,16 @@ class AtPickling:
         return AtPickling, (self.fault,)
 
 
+class FailsAtPickling:
+    """Raises when it is pickled."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> NoReturn:
+        raise self.error("as ordered")
+
+
 class AtUnpickling:
     """Has its fault when it is unpickled."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -15,7 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.pool import IMapIterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -23,7 +26,7 @@ from typing import Any, NoReturn, cast
 import fault_tasks as tasks
 import pytest
 
-from conftest import METHODS, running, wait_until
+from conftest import METHODS, open_files, running, wait_until
 from poollock import (
     BrokenPoolError,
     InitializerError,
@@ -38,7 +41,6 @@ from poollock import (
     locked_pool,
     manager_locked_pool,
 )
-from poollock._crew import Worker
 from poollock._outcomes import Outcomes
 
 MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
@@ -363,22 +365,84 @@ def test_workers_die_before_they_have_what_they_are_started_with(
         pool.map(tasks.square, range(5))
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
 @pytest.mark.parametrize("error", [BrokenPipeError, EOFError])
 def test_worker_dies_while_it_is_started(
-    pool: LockedPool, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    factory: Factory, method: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """Then the way to the fork server may end."""
-    start, failures = Worker.start, iter([error, None, error])
+    """Then the way to it, or to the fork server, may end."""
+    start, failures = BaseProcess.start, iter([error, None, error])
 
-    def fail_at_times(worker: Worker) -> None:
-        if failure := next(failures, None):
+    def fail_at_times(process: BaseProcess) -> None:
+        start(process)
+        if (
+            isinstance(process, ctx.Process)
+            and "PoolWorker" in process.name
+            and (failure := next(failures, None))
+        ):
+            process.kill()
+            process.join()
             raise failure
-        start(worker)
 
-    monkeypatch.setattr(Worker, "start", fail_at_times)
-    with locked_pool(2, context=pool._ctx) as other:
-        assert other.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
-        wait_until(lambda: len(workers(other)) == 2)
+    ctx: Any = multiprocessing.get_context(method)
+    monkeypatch.setattr(BaseProcess, "start", fail_at_times)
+    with factory(2, context=method) as pool:
+        assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+        wait_until(lambda: len(workers(pool)) == 2)
+    assert next(failures, "all were raised") == "all were raised"
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+@pytest.mark.parametrize("error", [ConnectionRefusedError, EOFError])
+def test_pickling_of_initargs_fails_as_if_a_worker_had_ended(
+    factory: Factory, method: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="as ordered"):
+        factory(2, tasks.pass_over, [tasks.FailsAtPickling(error)], context=method)
+
+
+@pytest.mark.skipif("spawn" not in METHODS, reason="needs spawn")
+def test_worker_dies_before_it_has_read_what_multiprocessing_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sys.argv`` is more than a pipe holds."""
+
+    def pipes() -> set[str]:
+        return {link for link in open_files() if link.startswith(("pipe:", "socket:"))}
+
+    resource_tracker.ensure_running()  # it is no worker
+    monkeypatch.setattr(sys, "argv", [*sys.argv, *map(str, range(50_000))])
+    before = pipes()
+    multiprocessing.set_executable("/bin/true")
+    try:
+        with (
+            locked_pool(2, context="spawn") as pool,
+            pytest.raises(BrokenPoolError, match="the last one ended while it was started: BrokenPipeError"),
+        ):
+            pool.map(tasks.square, range(5))
+    finally:
+        multiprocessing.set_executable(sys.executable)
+    wait_until(lambda: pipes() <= before)
+    assert os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is None  # nobody is left unburied
+
+
+@pytest.mark.skipif("forkserver" not in METHODS, reason="needs forkserver")
+def test_exit_code_is_right_though_another_thread_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork server tells it once."""
+
+    def read(descriptor: int) -> int:
+        monkeypatch.setattr(forkserver, "read_signed", read_signed)
+        thread = threading.Thread(target=multiprocessing.active_children)
+        thread.start()
+        thread.join()
+        return read_signed(descriptor)
+
+    with locked_pool(1, context="forkserver") as pool:
+        pool.apply(tasks.square, (3,))
+        forkserver = importlib.import_module("multiprocessing.forkserver")
+        read_signed: Callable[[int], int] = forkserver.read_signed
+        monkeypatch.setattr(forkserver, "read_signed", read)
+        with pytest.raises(WorkerDiedError) as caught:
+            pool.apply(tasks.kill)
+    assert caught.value.exitcode == -signal.SIGKILL
 
 
 def test_initializer_that_failed_once_is_not_what_fails_later(
