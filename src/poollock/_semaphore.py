@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from functools import partial
 from multiprocessing.context import BaseContext
 from threading import get_ident
@@ -89,8 +88,7 @@ class Semaphore(SemaphoreLock):
             elif not take(block, timeout):
                 return False
             self._takers[place] = get_ident()
-            self._replace_holder(0, os.getpid())
-            place.signed = True
+            place.signed = self._replace_holder(0, os.getpid())
         except BaseException:  # of a signal handler, say: how far has it come?
             if any(took):
                 self._takers[place] = get_ident()
@@ -183,23 +181,25 @@ class Semaphore(SemaphoreLock):
         for _ in range(self._lost()):
             self._semaphore.release()
 
-    def _replace_holder(self, old: int, new: int) -> None:
+    def _replace_holder(self, old: int, new: int) -> bool:
+        """Write *new* in the place of *old*; return whether that could be done."""
         if self._claims._is_mine():  # a signal handler in the middle of this: the words only say who holds it
-            return
+            return False
         try:
             if not self._claims.acquire(timeout=_PATIENCE):
-                return
+                return False
             holders = self._words.tolist()[HOLDER:]
             if old and old not in holders:  # given back by another than who took it
                 old = next(filter(None, holders), old)
-            # Released more often than taken, there are more holders than words.
-            with suppress(ValueError):
+            written = old in holders  # released more often than taken, there are more holders than words
+            if written:
                 self._words[HOLDER + holders.index(old)] = new
             self._claims.release()
         except BaseException:
             if self._claims._is_mine():
                 self._claims.release()
             raise
+        return written
 
     @override
     def _state(self) -> str:
