@@ -67,6 +67,17 @@ def test_with_says_who_holds_it(lock: BaseLock) -> None:
     assert not lock.locked()
 
 
+def test_semaphore_released_too_often_shows_who_has_a_place_that_is_signed_for() -> None:
+    semaphore = Semaphore(1)
+    semaphore.release()
+    semaphore.acquire()
+    semaphore.acquire()  # there is no word for this one
+    semaphore.release()
+    assert semaphore.holders == (ME,)
+    semaphore.release()
+    assert not semaphore.holders
+
+
 @pytest.mark.parametrize("half_way", [(0, ME), (ME, 0)], ids=["acquire", "release"])
 def test_semaphore_knows_its_places_while_a_thread_is_half_way(
     monkeypatch: pytest.MonkeyPatch, half_way: tuple[int, int]

@@ -321,6 +321,37 @@ def test_connection_is_known_before_the_first_answer(
     assert known == [True]
 
 
+def test_client_is_not_closed_in_the_middle_of_another_threads_call(
+    manager: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, asked, answer = make_lock(manager), threading.Event(), threading.Event()
+    got: list[Any] = []
+
+    def receive(connection: Connection) -> Any:
+        if threading.current_thread() is other:
+            asked.set()
+            answer.wait()
+        return standard(connection)
+
+    standard = Connection.recv
+    other = threading.Thread(target=lambda: got.append(lock.locked()))
+    lock.acquire()
+    proxy: Any = lock
+    ((_, client),) = proxy._granted
+    _manager._idle[manager.address][:] = [client]
+    monkeypatch.setattr(Connection, "recv", receive)
+    other.start()
+    asked.wait()
+    assert client._caller == other.ident
+    client.close()
+    answer.set()
+    other.join()
+    assert got == [True]
+    assert client._connection.closed
+    with pytest.raises(ValueError, match="too many times"):  # with its connection, it was given back
+        lock.release()
+
+
 @pytest.mark.parametrize(
     ("kind", "instant"), [(_manager.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
 )

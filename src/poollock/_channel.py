@@ -11,14 +11,14 @@ from time import monotonic, sleep
 from typing import Any
 
 from ._callbacks import report
-from ._crew import Crew, EndedEarlyError, Worker
+from ._crew import Crew, Worker
 from ._dispatch import Dispatcher
 from ._errors import WorkerDiedError
 from ._failures import initializer_failed, pool_ended, starts_failed
 from ._inbox import Inbox
 from ._intake import Intake
 from ._outcomes import Outcomes
-from ._process import describe, describe_exit, exit_code, has_ended, show_error
+from ._process import EndedEarlyError, describe, describe_exit, exit_code, has_ended, show_error
 from ._reclaim import INTERVAL, Reclaimer
 
 _STARTS = 3  # workers in a row that may end before they are ready
@@ -69,10 +69,10 @@ class Channel:
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
         if isinstance(error, EndedEarlyError):
-            how, limit = f"ended while it was started: {error}", _KILLED_STARTS
+            self._inbox.post(partial(self._count_early_end, error.code))
         else:
-            how, limit = f"could not be started: {show_error(error)}", _STARTS
-        self._inbox.post(partial(self._count_failure, how, limit))
+            how = f"could not be started: {show_error(error)}"
+            self._inbox.post(partial(self._count_failure, how, _STARTS))
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""
@@ -273,8 +273,11 @@ class Channel:
         if worker.ready or worker.doomed:
             self._crew.ask()
         else:
-            killed = code is not None and code < 0
-            self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
+            self._count_early_end(code)
+
+    def _count_early_end(self, code: int | None) -> None:
+        killed = code is None or code < 0
+        self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
 
     def _count_failure(self, how: str, limit: int) -> None:
         """Learn that a worker has ended before it was ready, or could not be started."""

@@ -16,7 +16,7 @@ from typing import Any
 from ._dispatch import Task
 from ._frames import FrameReader, header
 from ._interrupts import hold_interrupts
-from ._process import show_error
+from ._process import EndedEarlyError
 from ._words import shared_words
 from ._worker import WORDS, Luggage, Setup, WorkerEnd, run_worker
 
@@ -25,10 +25,6 @@ _PAUSE = 0.1  # seconds before another start, for each that failed before
 _LONGEST_PAUSE = 1.0  # seconds
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-
-
-class EndedEarlyError(Exception):
-    """A worker has ended before it had all that multiprocessing starts it with."""
 
 
 class Slot:
@@ -84,7 +80,7 @@ class Worker:
         except (ConnectionError, EOFError) as error:
             if not self.luggage.payload:  # it comes from the pickling of that
                 raise
-            raise EndedEarlyError(show_error(error)) from error
+            raise EndedEarlyError(None) from error
         self.end.sock.close()
         payload = self.luggage.payload
         if payload:

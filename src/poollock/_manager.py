@@ -16,6 +16,7 @@ from multiprocessing.connection import Client, Connection, answer_challenge, del
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import BaseManager, Server, dispatch  # type: ignore[attr-defined] # not in typeshed
 from multiprocessing.util import Finalize
+from threading import get_ident
 from typing import Any, ClassVar
 
 from ._process import parent_is_gone
@@ -217,14 +218,16 @@ class _Socket(Connection):
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(None)  # whatever the default
+        self._pid = os.getpid()
         super().__init__(self._socket.fileno())
 
     def connect(self, address: str) -> None:
         self._socket.connect(address)
 
     def _close(self) -> None:
-        with suppress(OSError):  # the manager has ended, or was never reached
-            self._socket.shutdown(socket.SHUT_RDWR)  # for copies, too
+        if os.getpid() == self._pid:
+            with suppress(OSError):  # the manager has ended, or was never reached
+                self._socket.shutdown(socket.SHUT_RDWR)  # for copies, too
         self._socket.close()
 
     def abandon(self) -> None:
@@ -235,7 +238,7 @@ class _Socket(Connection):
 
 
 class ManagerClient:
-    """A connection to the manager, and whether a lock was taken through it; who has the object may use it.
+    """A connection to the manager, for one call at a time, and whether a lock was taken through it.
 
     When a signal handler raises in the middle of a call, an answer, or a part of one, is still
     to come: the connection is not used again.  It ends with the object, and the manager takes
@@ -245,6 +248,8 @@ class ManagerClient:
     def __init__(self, address: Any, authkey: bytes) -> None:
         self.holds = False
         self._address = address
+        self._caller: int | None = get_ident()  # the thread that has it for its call
+        self._is_spoiled = False
         self._connection: Any = _Socket() if _HAS_SOCKETS else Client(address)
         try:
             _clients.add(self)  # from here on, a child that is forked closes it
@@ -264,16 +269,42 @@ class ManagerClient:
         done, result = self._connection.recv()
         if method == "acquire":
             self.holds = done and result  # before another thread can use it for a wait
-        _idle.get(self._address, []).append(self)
+        self.rest()
         if not done:
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # it has this frame
         return result
 
+    def reserve(self) -> bool:
+        """Return whether the client is now the caller's for its call, or for `rest`."""
+        try:
+            _idle[self._address].remove(self)
+        except (KeyError, ValueError):  # another thread has it
+            return False
+        self._caller = get_ident()
+        if self._is_spoiled:
+            self.close()
+        return not self._is_spoiled
+
+    def rest(self) -> None:
+        """Have no caller any more."""
+        self._caller = None
+        _idle.get(self._address, []).append(self)
+        if self._is_spoiled:
+            self.close()
+
     def close(self) -> None:
-        """Close the connection: the manager takes back what was taken through it."""
+        """Close the connection: the manager takes back what was taken through it.
+
+        While another thread has the client, that one does it at the end of its call.
+        """
+        self._is_spoiled = True
         with suppress(KeyError, ValueError):
             _idle[self._address].remove(self)
-        self._connection.close()
+        if self._caller in {None, get_ident()}:
+            self._connection.close()
 
 
 _clients: weakref.WeakSet[ManagerClient] = weakref.WeakSet()  # of this process
@@ -286,13 +317,11 @@ def take_client(address: Any, authkey: bytes, *, to_wait: bool = False) -> Manag
     Raises:
         OSError: There is no manager any more.
     """
-    idle = _idle.get(address, [])
-    for client in [*idle]:
-        with suppress(ValueError):  # another thread has taken it
-            idle.remove(client)
-            if not (to_wait and client.holds):
+    for client in [*_idle.get(address, [])]:
+        if not (to_wait and client.holds) and client.reserve():
+            if not (to_wait and client.holds):  # still
                 return client
-            idle.append(client)
+            client.rest()
     return ManagerClient(address, authkey)
 
 

@@ -4,67 +4,76 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from contextlib import suppress
-from multiprocessing import popen_forkserver, popen_spawn_posix
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing import connection, popen_forkserver, popen_spawn_posix
 from multiprocessing.context import ForkServerProcess, SpawnProcess
+from multiprocessing.forkserver import SIGNED_STRUCT
+from operator import methodcaller
 from typing import Any, cast
+
+from ._process import EndedEarlyError
 
 
 class SpawnPopen(popen_spawn_posix.Popen):
-    """What is written to a process that has ended is an error.
+    """What is written to a process that has ended is an error: gh-118981.
 
-    The standard class has the other end of the pipe open itself while it writes, so that it
-    waits for ever if that is more than a pipe holds: ``sys.argv`` and ``sys.path`` are written.
+    Before CPython 3.13.8, the standard class has the other end of the pipe open itself while it
+    writes: it waits for ever if that is more than a pipe holds, as ``sys.argv`` may be.
     """
 
     _fds: list[int]
-    _sentinel: int
 
-    @property
-    def sentinel(self) -> int:
-        """A descriptor; the standard class sets it between the start and the writing."""
-        return self._sentinel
+    if sys.version_info < (3, 13, 8):
 
-    @sentinel.setter
-    def sentinel(self, sentinel: int) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._sentinel = sentinel
-        process_reads, _process_writes = self._fds[-2:]
-        os.dup2(sentinel, process_reads, inheritable=False)  # the standard class will close it
+        def __setattr__(self, name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+            if (
+                name == "sentinel"
+            ):  # set after the start, before the writing; the other end is closed after that
+                process_reads, _process_writes = self._fds[-2:]
+                os.dup2(value, process_reads, inheritable=False)
 
     def _launch(self, process: Any) -> None:
         standard: Any = super()
         self.pid = 0
         try:
             standard._launch(process)
-        except BaseException:
+        except BaseException as error:
             self.close()
-            if self.pid:  # nobody else knows it
-                with suppress(ProcessLookupError, ChildProcessError):
-                    os.kill(self.pid, signal.SIGKILL)
-                    os.waitpid(self.pid, 0)
+            code = _end(self.pid) if self.pid else None
+            if self.pid and isinstance(error, BrokenPipeError):
+                raise EndedEarlyError(code) from error
             raise
 
 
 class ForkServerPopen(popen_forkserver.Popen):
-    """One thread at a time reads the exit code, which can be read once.
+    """Several threads may ask for the exit code, which can be read once.
 
     In the standard class, of two that ask at once, one is told 255.
     """
 
     def __init__(self, process: Any) -> None:
-        self._reading = threading.Lock()
         super().__init__(process)
+        lock = threading.Lock()
+        self._read: list[Any] = []
+        # The lock may have been copied by a fork while it was taken.
+        self._reading = (
+            partial(lock.acquire, timeout=1),
+            partial(os.read, self.sentinel, SIGNED_STRUCT.size),
+            lock.release,
+        )
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        if flag != os.WNOHANG and self.returncode is None:
-            wait([self.sentinel])
-        if self._reading.acquire(blocking=False):
-            try:
-                super().poll()
-            finally:
-                self._reading.release()
+        if self.returncode is None and connection.wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            self._read.extend(
+                map(methodcaller("__call__"), self._reading)
+            )  # in one step: no signal handler between
+            codes = [code for code in self._read if isinstance(code, bytes) and code]
+            self.returncode = (
+                SIGNED_STRUCT.unpack(codes[0])[0] if codes else 255
+            )  # the fork server is no more
         return self.returncode
 
 
@@ -73,4 +82,18 @@ def prepare(process: Any) -> None:
     for kind, popen in ((SpawnProcess, SpawnPopen), (ForkServerProcess, ForkServerPopen)):
         own, standard = cast("tuple[Any, Any]", (type(process), kind))
         if own._Popen is standard._Popen:
-            process._Popen = popen
+            process._Popen = partial(_start, popen)
+
+
+def _start(popen: Any, process: Any) -> Any:
+    del process._Popen  # it would travel with the process
+    return popen(process)
+
+
+def _end(pid: int) -> int | None:
+    """End a process that nobody else knows; return its exit code, if it had ended by itself."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except (ProcessLookupError, ChildProcessError):  # the program ignores SIGCHLD
+        return None

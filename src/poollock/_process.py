@@ -18,6 +18,14 @@ _MOMENT = 0.05  # seconds, if the system has told it to somebody else
 _first_parent = os.getppid()
 
 
+class EndedEarlyError(Exception):
+    """A process has ended before it had all that it is started with; with its exit code, if that is known."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def resolve_context(context: Any) -> BaseContext:
     """Return the multiprocessing context that *context* stands for.
 
@@ -30,10 +38,8 @@ def resolve_context(context: Any) -> BaseContext:
     """
     if context is None or isinstance(context, str):
         return multiprocessing.get_context(context)
-    if isinstance(context, BaseContext):
-        return context.get_context()
-    if hasattr(context, "Process") and hasattr(context, "get_start_method"):
-        return cast("BaseContext", context)
+    if hasattr(context, "Process") and hasattr(context, "get_context"):  # the module has both, too
+        return cast("BaseContext", context.get_context())
     raise TypeError(
         f"context must be a multiprocessing context or the name of a start method, not {context!r}"
     )

@@ -92,7 +92,8 @@ class Semaphore(SemaphoreLock):
         except BaseException:  # of a signal handler, say: how far has it come?
             if any(took):
                 self._takers[place] = get_ident()
-                self._release(place, signed=self._signed() > signed)
+                place.signed = self._signed() > signed
+                self._release(place)
             raise
         return True
 
@@ -103,8 +104,9 @@ class Semaphore(SemaphoreLock):
         own_last = sorted(takers, key=lambda taker: taker[1] == me)
         self._release(own_last[-1][0] if own_last else _Place())
 
-    def _release(self, place: _Place, *, signed: bool = True) -> None:
+    def _release(self, place: _Place) -> None:
         taken, words = place in self._takers, self._signed()
+        signed = place.signed or not taken
         give_back = self._semaphore.release, partial(self._takers.pop, place, None)
         try:
             place.signed = False
