@@ -352,6 +352,38 @@ def test_client_is_not_closed_in_the_middle_of_another_threads_call(
         lock.release()
 
 
+def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_next(
+    manager: LockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler raises when the client is anybody's again."""
+    proxy: Any = make_lock(manager)
+    _manager._idle.get(manager.address, []).clear()
+    address, key, ident = proxy._parts()
+    holder = _manager.ManagerClient(address, key)
+    holder.call(ident, "acquire", (0, "grant", True, None))
+    _manager._idle[address].clear()  # as if it were another process's
+    got: list[Any] = []
+
+    def rest(client: _manager.ManagerClient) -> None:
+        standard(client)
+        if threading.current_thread() is not other and other.ident is None:
+            other.start()
+            wait_until(lambda: client._caller == other.ident)
+            raise KeyError
+
+    standard = _manager.ManagerClient.rest
+    other = threading.Thread(target=lambda: got.append((proxy.acquire(), proxy.holders, proxy.abandoned)))
+    with monkeypatch.context() as patch:
+        patch.setattr(_manager.ManagerClient, "rest", rest)
+        with pytest.raises(KeyError):
+            proxy.acquire(block=False)
+    holder.call(ident, "release", ("grant",))
+    other.join()
+    assert got == [(True, (os.getpid(),), False)]
+    assert not proxy.acquire(block=False)
+    proxy.release()
+
+
 @pytest.mark.parametrize(
     ("kind", "instant"), [(_manager.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
 )

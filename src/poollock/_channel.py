@@ -69,7 +69,8 @@ class Channel:
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
         if isinstance(error, EndedEarlyError):
-            self._inbox.post(partial(self._count_early_end, error.code))
+            limit = _STARTS if error.code is not None and error.code >= 0 else _KILLED_STARTS
+            self._inbox.post(partial(self._count_failure, describe_exit(error.code), limit))
         else:
             how = f"could not be started: {show_error(error)}"
             self._inbox.post(partial(self._count_failure, how, _STARTS))
@@ -273,11 +274,8 @@ class Channel:
         if worker.ready or worker.doomed:
             self._crew.ask()
         else:
-            self._count_early_end(code)
-
-    def _count_early_end(self, code: int | None) -> None:
-        killed = code is None or code < 0
-        self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
+            killed = code is not None and code < 0
+            self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
 
     def _count_failure(self, how: str, limit: int) -> None:
         """Learn that a worker has ended before it was ready, or could not be started."""

@@ -238,7 +238,7 @@ class _Socket(Connection):
 
 
 class ManagerClient:
-    """A connection to the manager, for one call at a time, and whether a lock was taken through it.
+    """A connection to the manager, for one call at a time, and what was granted through it.
 
     When a signal handler raises in the middle of a call, an answer, or a part of one, is still
     to come: the connection is not used again.  It ends with the object, and the manager takes
@@ -246,7 +246,7 @@ class ManagerClient:
     """
 
     def __init__(self, address: Any, authkey: bytes) -> None:
-        self.holds = False
+        self.holds: Any = None  # a grant that is not given back yet
         self._address = address
         self._caller: int | None = get_ident()  # the thread that has it for its call
         self._is_spoiled = False
@@ -268,7 +268,7 @@ class ManagerClient:
         self._connection.send((ident, method, args))
         done, result = self._connection.recv()
         if method == "acquire":
-            self.holds = done and result  # before another thread can use it for a wait
+            self.holds = args[1] if done and result else None  # before another thread can use it for a wait
         self.rest()
         if not done:
             try:
@@ -286,13 +286,19 @@ class ManagerClient:
         self._caller = get_ident()
         if self._is_spoiled:
             self.close()
-        return not self._is_spoiled
+            return False
+        return True
 
     def rest(self) -> None:
         """Have no caller any more."""
         self._caller = None
         _idle.get(self._address, []).append(self)
         if self._is_spoiled:
+            self.close()
+
+    def withdraw(self, grant: Any) -> None:
+        """Have the manager take back *grant*, if it has been granted and not given back."""
+        if self.holds == grant or self._caller == get_ident():  # else it is of use to others
             self.close()
 
     def close(self) -> None:

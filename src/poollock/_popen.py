@@ -19,8 +19,8 @@ from ._process import EndedEarlyError
 class SpawnPopen(popen_spawn_posix.Popen):
     """What is written to a process that has ended is an error: gh-118981.
 
-    Before CPython 3.13.8, the standard class has the other end of the pipe open itself while it
-    writes: it waits for ever if that is more than a pipe holds, as ``sys.argv`` may be.
+    Before CPython 3.13.8 (3.14.0), the standard class has the other end of the pipe open itself
+    while it writes: it waits for ever if that is more than a pipe holds, as ``sys.argv`` may be.
     """
 
     _fds: list[int]
@@ -56,9 +56,10 @@ class ForkServerPopen(popen_forkserver.Popen):
 
     def __init__(self, process: Any) -> None:
         super().__init__(process)
+        self._pid = os.getpid()
         lock = threading.Lock()
         self._read: list[Any] = []
-        # The lock may have been copied by a fork while it was taken.
+        # A read that a signal interrupts leaves the lock taken.
         self._reading = (
             partial(lock.acquire, timeout=1),
             partial(os.read, self.sentinel, SIGNED_STRUCT.size),
@@ -66,10 +67,10 @@ class ForkServerPopen(popen_forkserver.Popen):
         )
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
+        if os.getpid() != self._pid:  # it is the parent's to read
+            return self.returncode
         if self.returncode is None and connection.wait([self.sentinel], 0 if flag == os.WNOHANG else None):
-            self._read.extend(
-                map(methodcaller("__call__"), self._reading)
-            )  # in one step: no signal handler between
+            self._read.extend(map(methodcaller("__call__"), self._reading))  # in one step
             codes = [code for code in self._read if isinstance(code, bytes) and code]
             self.returncode = (
                 SIGNED_STRUCT.unpack(codes[0])[0] if codes else 255

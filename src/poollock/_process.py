@@ -9,6 +9,7 @@ import sys
 import threading
 from multiprocessing.context import BaseContext
 from time import monotonic, sleep
+from types import ModuleType
 from typing import Any, cast
 
 LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
@@ -38,8 +39,10 @@ def resolve_context(context: Any) -> BaseContext:
     """
     if context is None or isinstance(context, str):
         return multiprocessing.get_context(context)
-    if hasattr(context, "Process") and hasattr(context, "get_context"):  # the module has both, too
-        return cast("BaseContext", context.get_context())
+    if isinstance(context, (BaseContext, ModuleType)) and hasattr(context, "get_context"):
+        return context.get_context()
+    if hasattr(context, "Process") and hasattr(context, "get_start_method"):
+        return cast("BaseContext", context)
     raise TypeError(
         f"context must be a multiprocessing context or the name of a start method, not {context!r}"
     )

@@ -76,7 +76,7 @@ class _Proxy(BaseLock):
         except BaseException as error:
             if client is not None:
                 _remove(self._granted, (grant, client))
-                client.close()  # so that the manager takes back what it may have granted
+                client.withdraw(grant)
             if isinstance(error, _UNREACHABLE):
                 raise self._died(error) from error.with_traceback(None)
             raise
@@ -97,9 +97,9 @@ class _Proxy(BaseLock):
                 return False
             self._call("release", grant)
         except BaseException:
-            client.close()  # so that the manager takes the lock back
+            client.withdraw(grant)
             raise
-        client.holds = False
+        client.holds = None
         return True
 
     def _served_state(self) -> tuple[int, tuple[int, ...], bool]:

@@ -18,7 +18,7 @@ _MOMENT = 0.1  # seconds, if who has it may be dead
 
 
 class _Place:
-    """One that this process has taken; signed only while a word surely says so."""
+    """One that this process has taken; *signed* is whether a word says so."""
 
     __slots__ = ("signed",)
 
@@ -76,7 +76,7 @@ class Semaphore(SemaphoreLock):
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         self._drop_released_elsewhere()
-        place, signed, took = _Place(), self._signed(), list[bool]()
+        place, took = _Place(), list[bool]()
 
         def take(block: bool, timeout: float | None) -> bool:  # noqa: FBT001 - multiprocessing's
             took.extend(map(self._semaphore.acquire, [block], [timeout]))  # in one step
@@ -88,11 +88,10 @@ class Semaphore(SemaphoreLock):
             elif not take(block, timeout):
                 return False
             self._takers[place] = get_ident()
-            place.signed = self._replace_holder(0, os.getpid())
+            self._replace_holder(0, os.getpid(), place)
         except BaseException:  # of a signal handler, say: how far has it come?
             if any(took):
                 self._takers[place] = get_ident()
-                place.signed = self._signed() > signed
                 self._release(place)
             raise
         return True
@@ -105,18 +104,17 @@ class Semaphore(SemaphoreLock):
         self._release(own_last[-1][0] if own_last else _Place())
 
     def _release(self, place: _Place) -> None:
-        taken, words = place in self._takers, self._signed()
-        signed = place.signed or not taken
+        taken = place in self._takers
+        place.signed |= not taken
         give_back = self._semaphore.release, partial(self._takers.pop, place, None)
         try:
-            place.signed = False
-            if signed:
-                self._replace_holder(os.getpid(), 0)
+            if place.signed:
+                self._replace_holder(os.getpid(), 0, place)
             in_one_step(*give_back)
         except BaseException:  # as above; the rest is done all the same
             if taken and place in self._takers:
-                if signed and self._signed() == words:
-                    self._replace_holder(os.getpid(), 0)
+                if place.signed:
+                    self._replace_holder(os.getpid(), 0, place)
                 in_one_step(*give_back)
             raise
 
@@ -183,25 +181,23 @@ class Semaphore(SemaphoreLock):
         for _ in range(self._lost()):
             self._semaphore.release()
 
-    def _replace_holder(self, old: int, new: int) -> bool:
-        """Write *new* in the place of *old*; return whether that could be done."""
+    def _replace_holder(self, old: int, new: int, place: _Place) -> None:
         if self._claims._is_mine():  # a signal handler in the middle of this: the words only say who holds it
-            return False
+            return
         try:
             if not self._claims.acquire(timeout=_PATIENCE):
-                return False
+                return
             holders = self._words.tolist()[HOLDER:]
             if old and old not in holders:  # given back by another than who took it
                 old = next(filter(None, holders), old)
-            written = old in holders  # released more often than taken, there are more holders than words
-            if written:
-                self._words[HOLDER + holders.index(old)] = new
+            if old in holders:  # released more often than taken, there are more holders than words
+                write = partial(self._words.__setitem__, HOLDER + holders.index(old), new)
+                in_one_step(write, partial(setattr, place, "signed", bool(new)))
             self._claims.release()
         except BaseException:
             if self._claims._is_mine():
                 self._claims.release()
             raise
-        return written
 
     @override
     def _state(self) -> str:
