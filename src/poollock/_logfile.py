@@ -25,6 +25,8 @@ from ._filelock import (
 from ._sink import Sink, turn
 from ._typing import override
 
+_NOW = LOCK_EX | LOCK_NB
+_TRIES = 2  # to be as quick as who has the lock: to sleep and be woken takes longer than a record
 _NO_FILE = os.stat_result((0,) * 10)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -95,7 +97,7 @@ class LogFile(Sink):
             raise
 
     @override
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:  # noqa: C901 - a call would take longer than what it does
         fd = self._fd
         if fd < 0:
             raise ValueError("I/O operation on closed file")
@@ -104,7 +106,10 @@ class LogFile(Sink):
             return
         turn.taken = True
         try:
-            self._flock(fd, LOCK_EX)
+            try:
+                self._flock(fd, _NOW)
+            except BlockingIOError:
+                self._wait(fd)
             try:
                 status = stat(self._encoded_path)
             except FileNotFoundError:
@@ -141,6 +146,13 @@ class LogFile(Sink):
         if fd >= 0:
             os.close(fd)
 
+    def _wait(self, fd: int) -> None:
+        for _ in range(_TRIES):
+            with suppress(BlockingIOError):
+                self._flock(fd, _NOW)
+                return
+        self._flock(fd, LOCK_EX)
+
     def _know(self) -> None:
         status = os.fstat(self._fd)
         self._inode, self._device = status.st_ino, status.st_dev
@@ -150,7 +162,7 @@ class LogFile(Sink):
 
     def _check_locks(self, *, guarded: bool) -> None:
         try:
-            flock(self._fd, LOCK_EX | LOCK_NB)
+            flock(self._fd, _NOW)
         except BlockingIOError:  # somebody has it
             return
         except OSError as error:
