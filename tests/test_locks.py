@@ -78,6 +78,27 @@ def test_semaphore_released_too_often_shows_who_has_a_place_that_is_signed_for()
     assert not semaphore.holders
 
 
+def test_two_releases_at_once_give_two_places_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler releases in the middle of a release."""
+
+    def replace_holder(self: Semaphore, old: int, new: int, place: Any) -> None:
+        standard(self, old, new, place)
+        if not inside:
+            inside.append(True)
+            self.release()
+
+    inside: list[bool] = []
+    semaphore = Semaphore(2)
+    semaphore.acquire()
+    semaphore.acquire()
+    standard = Semaphore._replace_holder
+    monkeypatch.setattr(Semaphore, "_replace_holder", replace_holder)
+    semaphore.release()
+    assert inside
+    assert (semaphore.get_value(), *semaphore.holders) == (2,)
+    assert not semaphore._give_back()
+
+
 @pytest.mark.parametrize("half_way", [(0, ME), (ME, 0)], ids=["acquire", "release"])
 def test_semaphore_knows_its_places_while_a_thread_is_half_way(
     monkeypatch: pytest.MonkeyPatch, half_way: tuple[int, int]

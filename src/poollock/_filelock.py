@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from time import sleep
 
+TAKEN = (BlockingIOError, PermissionError)  # what LOCK_NB raises; the second on Linux's cifs
 _TRIES = 100
 _PAUSE = 0.001  # seconds
 
@@ -85,7 +86,7 @@ def _try_lock(fd: int) -> bool:
     for _ in range(_TRIES):
         try:
             flock(fd, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
+        except TAKEN:
             sleep(_PAUSE)
         except OSError:
             return True
@@ -99,6 +100,7 @@ __all__ = [
     "LOCK_NB",
     "LOCK_UN",
     "OPEN_FLAGS",
+    "TAKEN",
     "directory_of",
     "flock",
     "locked_directory",

@@ -16,6 +16,7 @@ from ._filelock import (
     LOCK_NB,
     LOCK_UN,
     OPEN_FLAGS,
+    TAKEN,
     directory_of,
     flock,
     locked_directory,
@@ -108,7 +109,7 @@ class LogFile(Sink):
         try:
             try:
                 self._flock(fd, _NOW)
-            except BlockingIOError:
+            except TAKEN:
                 self._wait(fd)
             try:
                 status = stat(self._encoded_path)
@@ -148,7 +149,7 @@ class LogFile(Sink):
 
     def _wait(self, fd: int) -> None:
         for _ in range(_TRIES):
-            with suppress(BlockingIOError):
+            with suppress(*TAKEN):
                 self._flock(fd, _NOW)
                 return
         self._flock(fd, LOCK_EX)
@@ -163,7 +164,7 @@ class LogFile(Sink):
     def _check_locks(self, *, guarded: bool) -> None:
         try:
             flock(self._fd, _NOW)
-        except BlockingIOError:  # somebody has it
+        except TAKEN:
             return
         except OSError as error:
             if error.errno not in _NO_LOCKS:

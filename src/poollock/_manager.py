@@ -267,8 +267,8 @@ class ManagerClient:
         """Call a method of a lock in the manager; afterwards the client is anybody's."""
         self._connection.send((ident, method, args))
         done, result = self._connection.recv()
-        if method == "acquire":
-            self.holds = args[1] if done and result else None  # before another thread can use it for a wait
+        if method == "acquire" and done and result:
+            self.holds = args[1]  # before another thread can use it for a wait
         self.rest()
         if not done:
             try:

@@ -67,16 +67,15 @@ class _Proxy(BaseLock):
         if timeout is not None:
             timeout = float(timeout)
         grant = os.getpid(), get_ident(), next(_grants)
-        client = None
+        client, noted = None, list[None]()
         try:
             client = take_client(self._address, self._authkey, to_wait=True)
             taken = bool(client.call(self._ident, "acquire", (os.getpid(), grant, block, timeout)))
             if taken:
-                self._granted.append((grant, client))
+                noted.extend(map(self._granted.append, [(grant, client)]))  # in one step
         except BaseException as error:
-            if client is not None:
-                _remove(self._granted, (grant, client))
-                client.withdraw(grant)
+            if client is not None and (_remove(self._granted, (grant, client)) or not noted):
+                client.withdraw(grant)  # else another thread has given it back
             if isinstance(error, _UNREACHABLE):
                 raise self._died(error) from error.with_traceback(None)
             raise

@@ -99,24 +99,32 @@ class Semaphore(SemaphoreLock):
     @override
     def release(self) -> None:
         """Give one place back; as in multiprocessing, whoever calls this."""
-        me, takers = get_ident(), [*self._takers.items()]
-        own_last = sorted(takers, key=lambda taker: taker[1] == me)
-        self._release(own_last[-1][0] if own_last else _Place())
+        me, last_first = get_ident(), [*self._takers.items()][::-1]
+        own_first = [place for place, _ in sorted(last_first, key=lambda taker: taker[1] != me)]
+        if not any(map(self._release, own_first)):
+            another = _Place()  # another process has taken it
+            another.signed = True
+            self._takers[another] = me
+            self._release(another)
 
-    def _release(self, place: _Place) -> None:
-        taken = place in self._takers
-        place.signed |= not taken
-        give_back = self._semaphore.release, partial(self._takers.pop, place, None)
+    def _release(self, place: _Place) -> bool:
+        """Give *place* back, unless another thread does; return whether this one did."""
+        taken = list[int | None]()
+        give_back = self._semaphore.release, partial(taken.append, None)
         try:
+            taken.extend(map(self._takers.pop, [place], [None]))  # in one step
+            if taken == [None]:
+                return False
             if place.signed:
                 self._replace_holder(os.getpid(), 0, place)
             in_one_step(*give_back)
         except BaseException:  # as above; the rest is done all the same
-            if taken and place in self._takers:
+            if taken and taken[-1] is not None:
                 if place.signed:
                     self._replace_holder(os.getpid(), 0, place)
                 in_one_step(*give_back)
             raise
+        return True
 
     def _drop_released_elsewhere(self) -> None:
         """Forget places that another process has given back, the oldest first.
