@@ -23,7 +23,7 @@ import pytest
 
 import tasks
 from conftest import children, open_files, running, signalled_inside, wait_until
-from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, _manager, manager_locked_pool
+from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, _client, manager_locked_pool
 from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
 
@@ -311,13 +311,13 @@ def test_connection_is_known_before_the_first_answer(
     known: list[bool] = []
 
     def answer(connection: Any, key: bytes) -> None:
-        known.append(any(client._connection is connection for client in _manager._clients))
+        known.append(any(client._connection is connection for client in _client._clients))
         answer_challenge(connection, key)
 
     answer_challenge = multiprocessing.connection.answer_challenge
-    monkeypatch.setattr(_manager, "answer_challenge", answer)
+    monkeypatch.setattr(_client, "answer_challenge", answer)
     address, key, _ = make_lock(manager)._parts()
-    _manager.ManagerClient(address, key).close()
+    _client.ManagerClient(address, key).close()
     assert known == [True]
 
 
@@ -338,7 +338,7 @@ def test_client_is_not_closed_in_the_middle_of_another_threads_call(
     lock.acquire()
     proxy: Any = lock
     ((_, client),) = proxy._granted
-    _manager._idle[manager.address][:] = [client]
+    _client._idle[manager.address][:] = [client]
     monkeypatch.setattr(Connection, "recv", receive)
     other.start()
     asked.wait()
@@ -357,24 +357,24 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
 ) -> None:
     """A signal handler raises when the client is anybody's again."""
     proxy: Any = make_lock(manager)
-    _manager._idle.get(manager.address, []).clear()
+    _client._idle.get(manager.address, []).clear()
     address, key, ident = proxy._parts()
-    holder = _manager.ManagerClient(address, key)
+    holder = _client.ManagerClient(address, key)
     holder.call(ident, "acquire", (0, "grant", True, None))
-    _manager._idle[address].clear()  # as if it were another process's
+    _client._idle[address].clear()  # as if it were another process's
     got: list[Any] = []
 
-    def rest(client: _manager.ManagerClient) -> None:
+    def rest(client: _client.ManagerClient) -> None:
         standard(client)
         if threading.current_thread() is not other and other.ident is None:
             other.start()
             wait_until(lambda: client._caller == other.ident)
             raise KeyError
 
-    standard = _manager.ManagerClient.rest
+    standard = _client.ManagerClient.rest
     other = threading.Thread(target=lambda: got.append((proxy.acquire(), proxy.holders, proxy.abandoned)))
     with monkeypatch.context() as patch:
-        patch.setattr(_manager.ManagerClient, "rest", rest)
+        patch.setattr(_client.ManagerClient, "rest", rest)
         with pytest.raises(KeyError):
             proxy.acquire(block=False)
     holder.call(ident, "release", ("grant",))
@@ -385,7 +385,7 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
 
 
 @pytest.mark.parametrize(
-    ("kind", "instant"), [(_manager.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
+    ("kind", "instant"), [(_client.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
 )
 def test_interrupted_call_leaves_no_connection(
     manager: LockManager, monkeypatch: pytest.MonkeyPatch, kind: type, instant: str

@@ -72,9 +72,8 @@ class ForkServerPopen(popen_forkserver.Popen):
         if self.returncode is None and connection.wait([self.sentinel], 0 if flag == os.WNOHANG else None):
             self._read.extend(map(methodcaller("__call__"), self._reading))  # in one step
             codes = [code for code in self._read if isinstance(code, bytes) and code]
-            self.returncode = (
-                SIGNED_STRUCT.unpack(codes[0])[0] if codes else 255
-            )  # the fork server is no more
+            # If there is none, the fork server is no more.
+            self.returncode = SIGNED_STRUCT.unpack(codes[0])[0] if codes else 255
         return self.returncode
 
 

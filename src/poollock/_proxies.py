@@ -9,8 +9,9 @@ from threading import get_ident
 from typing import Any, TypeAlias, final
 
 from ._base import BaseLock
+from ._client import ManagerClient, take_client
 from ._errors import ManagerDiedError
-from ._manager import LockManager, ManagerClient, take_client
+from ._manager import LockManager
 from ._process import describe, other_threads
 from ._rlock import RLock
 from ._semaphore import Semaphore
