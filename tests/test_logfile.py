@@ -75,7 +75,7 @@ def test_many_processes_rotate(factory: Callable[..., LockedPool], method: str, 
 
 @pytest.mark.parametrize("options", [{"max_bytes": 4}, {"backup_count": 4}])
 def test_without_size_or_without_backups_it_never_rotates(path: Path, options: dict[str, int]) -> None:
-    with LockedLogWriter(path, **options) as log:  # type: ignore[arg-type]
+    with LockedLogWriter(path, **options) as log:  # type: ignore[arg-type] # of several types
         log.write("12345\n")
         log.write("6\n")
     assert path.read_text() == "12345\n6\n"
@@ -100,7 +100,7 @@ def test_killed_between_the_steps_of_a_rotation(path: Path, steps: int) -> None:
                 done += 1
                 replace(*names)
 
-            os.replace = replace_some  # type: ignore[assignment]
+            os.replace = replace_some  # type: ignore[assignment] # in a child, which ends
             log.write("lost\n")
 
         assert in_child(rotate_and_die) == -signal.SIGKILL
@@ -118,7 +118,7 @@ def test_killed_between_a_rotation_and_the_new_file(path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
             log.write("2\n")
-            poollock._logfile.reopen_log = die  # type: ignore[assignment]
+            poollock._logfile.reopen_log = die  # type: ignore[assignment] # the same
             log.write("lost\n")
 
         assert in_child(rotate_and_die) == -signal.SIGKILL

@@ -115,7 +115,7 @@ def add_handler(handler: logging.Handler) -> None:
 def test_arguments_of_both(
     path: Path, logger: logging.Logger, arguments: tuple[Any, ...], options: dict[str, int]
 ) -> None:
-    logger.addHandler(LockedLogHandler(path, *arguments, **options))  # type: ignore[arg-type]
+    logger.addHandler(LockedLogHandler(path, *arguments, **options))  # type: ignore[arg-type] # of several types
     logger.warning("one")
     logger.warning("two")
     assert path.read_text() == "two\n"

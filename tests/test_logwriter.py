@@ -254,7 +254,7 @@ def test_wrong_options(path: Path) -> None:
         ({"errors": "no-such"}, "unknown error handler name 'no-such'"),
     ]:
         with pytest.raises((TypeError, ValueError, LookupError), match=error):
-            LockedLogWriter(path, **options)  # type: ignore[arg-type]
+            LockedLogWriter(path, **options)  # type: ignore[arg-type] # of several types
     assert not path.exists()
 
 

@@ -528,7 +528,7 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
         parent.kill()
     assert len(pids) == (4 if name == "locked_pool" else 6)
     for pid in pids:
-        wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc]
+        wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc] # mypy wants a type there
     assert [name for name in os.listdir(tmp_path) if name.startswith("poollock-")] == []
     assert "Traceback" not in errors.read_text()
 

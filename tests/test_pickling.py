@@ -104,11 +104,11 @@ def test_attribute_deep_inside(forked: LockedPool) -> None:
 
 
 @pytest.mark.parametrize("in_map", [False, True])
-def test_lambda_and_local_function(forked: LockedPool, in_map: bool) -> None:  # noqa: FBT001
+def test_lambda_and_local_function(forked: LockedPool, in_map: bool) -> None:  # noqa: FBT001 - a parameter of the test
     def local(x: int) -> int:
         return x
 
-    functions: list[Any] = [lambda x: x, local]  # pyright: ignore[reportUnknownLambdaType]
+    functions: list[Any] = [lambda x: x, local]  # pyright: ignore[reportUnknownLambdaType] # as a user writes it
     for function in functions:
         with pytest.raises((AttributeError, pickle.PicklingError)) as caught:
             forked.map(function, [1]) if in_map else forked.apply(function, (1,))

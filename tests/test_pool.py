@@ -84,7 +84,7 @@ def test_is_a_pool() -> None:
         with pytest.raises(NotImplementedError):
             pool.__reduce__()
         with pytest.raises(TypeError):
-            pool.locks["more"] = Lock()  # type: ignore[index]
+            pool.locks["more"] = Lock()  # type: ignore[index] # it must not work
 
 
 def test_number_of_workers_is_the_standard_one() -> None:
@@ -189,7 +189,7 @@ def test_nothing_is_left_open(
     factory: Callable[..., LockedPool], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = f"mp-{os.getpid()}-"  # /dev/shm is everybody's
-    monkeypatch.setitem(multiprocessing.current_process()._config, "semprefix", f"/{prefix}")  # type: ignore[attr-defined]
+    monkeypatch.setitem(multiprocessing.current_process()._config, "semprefix", f"/{prefix}")  # type: ignore[attr-defined] # not in typeshed
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def use() -> None:

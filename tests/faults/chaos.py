@@ -25,11 +25,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import fault_tasks as tasks  # noqa: E402
+import fault_tasks as tasks  # noqa: E402 - found by the path above
 
-import poollock  # noqa: E402
-from conftest import children, wait_until  # noqa: E402
-from poollock import _reclaim  # noqa: E402
+import poollock  # noqa: E402 - found by the path above
+from conftest import children, wait_until  # noqa: E402 - found by the path above
+from poollock import _reclaim  # noqa: E402 - found by the path above
 
 KINDS: dict[str, Any] = {
     "Lock": poollock.Lock,

@@ -224,7 +224,7 @@ def raise_needs_two() -> NoReturn:
 
 def raise_unpicklable() -> NoReturn:
     error = ValueError("with a function")
-    error.function = lambda: None  # type: ignore[attr-defined]
+    error.function = lambda: None  # type: ignore[attr-defined] # what makes it unpicklable
     raise error
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from poollock import LockedLogWriter  # noqa: E402
+from poollock import LockedLogWriter  # noqa: E402 - found by the path above
 
 RECORD = re.compile(rb"(\d+-\d+) (\d+) ([a-z]*) (\d+-\d+)")
 CUT = re.compile(rb"\d+(-(\d+( (\d+( ([a-z]*( (\d+(-\d*)?)?)?)?)?)?)?)?)?")

@@ -56,7 +56,7 @@ class Tasks:
         return str(x)
 
     @classmethod
-    def of_class(cls, x: int, *, lock: BaseLock) -> str:  # noqa: ARG003
+    def of_class(cls, x: int, *, lock: BaseLock) -> str:  # noqa: ARG003 - its type is what is tested
         return str(x)
 
     def __call__(self, lock: BaseLock, x: int) -> str:
@@ -89,6 +89,7 @@ def results(pool: LockedPool, numbers: list[int]) -> None:
 
 
 def wrong_items(pool: LockedPool, texts: list[str]) -> None:
+    """Each line is an error for a type checker; one that is none makes its ignore unused."""
     pool.map(plain, texts)  # type: ignore[arg-type]
     pool.map(leading, texts)  # type: ignore[arg-type]
     pool.map(two_leading, texts)  # type: ignore[arg-type]
