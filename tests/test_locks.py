@@ -99,6 +99,29 @@ def test_two_releases_at_once_give_two_places_back(monkeypatch: pytest.MonkeyPat
     assert not semaphore._give_back()
 
 
+def test_word_that_a_signal_handler_could_not_clear_frees_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives a place back while its own thread writes the words; then the process dies."""
+
+    def release(claims: Lock) -> None:
+        if claims is semaphore._claims and not inside:
+            inside.append(True)
+            semaphore.release()
+        standard(claims)
+
+    inside: list[bool] = []
+    semaphore = Semaphore(3)
+    semaphore.acquire()
+    standard = Lock.release
+    monkeypatch.setattr(Lock, "release", release)
+    semaphore.acquire()
+    assert inside
+    semaphore.release()
+    assert semaphore.get_value() == 3
+    semaphore._reclaim(ME)
+    assert semaphore.get_value() == 3
+    assert not semaphore.holders
+
+
 @pytest.mark.parametrize("half_way", [(0, ME), (ME, 0)], ids=["acquire", "release"])
 def test_semaphore_knows_its_places_while_a_thread_is_half_way(
     monkeypatch: pytest.MonkeyPatch, half_way: tuple[int, int]

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import managers
+from multiprocessing import managers, resource_tracker
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import pytest
 
 import tasks
-from conftest import children, open_files, running, signalled_inside, wait_until
+from conftest import METHODS, children, open_files, running, signalled_inside, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, _client, manager_locked_pool
 from poollock._manager import LockManager, _ServedLock
 from poollock._proxies import make_lock
@@ -281,6 +281,19 @@ def test_manager_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(LockManager, "start", fail)
     with pytest.raises(OSError, match="no more processes"):
         manager_locked_pool(1)
+
+
+@pytest.mark.skipif("spawn" not in METHODS, reason="needs spawn")
+@pytest.mark.parametrize("size", [0, 50_000], ids=["a pipe holds it", "more than a pipe holds"])
+def test_manager_that_ends_before_it_is_ready(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(sys, "argv", [*sys.argv, *map(str, range(size))])
+    resource_tracker.ensure_running()  # it is another process that is started so
+    multiprocessing.set_executable("/bin/true")
+    try:
+        with pytest.raises(ManagerDiedError, match="ended with exit code 0, before it was ready"):
+            manager_locked_pool(1, context="spawn")
+    finally:
+        multiprocessing.set_executable(sys.executable)
 
 
 def test_lock_of_another_manager_is_used_as_it_is(manager: LockManager) -> None:

@@ -19,7 +19,7 @@ import pytest
 import poollock
 import tasks
 from conftest import FACTORIES, children, open_files, wait_until
-from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _words, locked_pool
+from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _crew, _words, locked_pool
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -237,6 +237,31 @@ def test_workers_do_not_start_when_the_first_cannot() -> None:
     with pytest.raises(RuntimeError, match="context='spawn'"):
         locked_pool(2, tasks.remember, (Lock(context="fork"),), context="spawn")
     assert children() == before
+
+
+def test_error_of_the_first_start_leaves_no_cycle_behind(
+    factory: Callable[..., LockedPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(Exception):  # noqa: N818 - it is what happened
+        pass
+
+    def refuse(_: object) -> None:
+        raise Refused
+
+    def error_of_a_start() -> weakref.ref[Refused]:
+        try:
+            factory(2)
+        except Refused as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    monkeypatch.setattr(_crew.Worker, "start", refuse)
+    gc.collect()
+    gc.disable()
+    try:
+        assert error_of_a_start()() is None
+    finally:
+        gc.enable()
 
 
 def test_public_names() -> None:

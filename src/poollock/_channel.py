@@ -7,6 +7,7 @@ import pickle
 import selectors
 import weakref
 from functools import partial
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -52,7 +53,6 @@ class Channel:
         self.intake = Intake(self._dispatcher, self._outcomes, self._inbox)
         self._cause: tuple[str, str] | None = None  # what the initializer raised
         self._leaving = False  # the workers were told that no task will come
-        self._crew_ended = False
         self._terminating = False
         self._ending: list[Worker] = []  # whose pipe has ended, if nothing else tells of their own end
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
@@ -69,19 +69,19 @@ class Channel:
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
         if isinstance(error, EndedEarlyError):
-            limit = _STARTS if error.code is not None and error.code >= 0 else _KILLED_STARTS
-            self._inbox.post(partial(self._count_failure, describe_exit(error.code), limit))
+            self._inbox.post(partial(self._ended_early, error.code))
         else:
             how = f"could not be started: {show_error(error)}"
             self._inbox.post(partial(self._count_failure, how, _STARTS))
 
-    def handle_workers(self) -> None:
-        """Be the thread that replaces workers."""
-        try:
-            self._crew.keep(self.add, self.start_failed)
-        finally:
-            self._crew_ended = True
-            self._inbox.wake()
+    def ask(self) -> None:
+        """Have the workers that are missing started."""
+        self._inbox.post(self._crew.ask)
+
+    @property
+    def starter(self) -> Thread | None:
+        """The thread that is starting workers."""
+        return self._crew.starter
 
     def terminate(self) -> None:
         """End the workers; whoever waits gets an error."""
@@ -124,7 +124,7 @@ class Channel:
     def _is_over(self) -> bool:
         return (
             (self._leaving or self._terminating)
-            and self._crew_ended
+            and self._crew.starter is None
             and not self._dispatcher.workers
             and not self._inbox
             and not self._reclaimer.waits
@@ -154,9 +154,11 @@ class Channel:
         if self._reclaimer.waits or self._purging:
             self._look_for_lost_locks()
         self._end(no_more=no_more)
+        self._replace_workers()
 
     def _timeout(self, *, again: bool) -> float | None:
-        if self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
+        wanted = self._crew.wanted  # and there was no thread to start them
+        if wanted or self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
             return INTERVAL
         return _SOON if again else None
 
@@ -184,6 +186,14 @@ class Channel:
                 self._crew.stop()
                 for worker in self._dispatcher.workers:
                     worker.leave()
+
+    def _replace_workers(self) -> None:
+        if not self._crew.wanted:
+            return
+        try:
+            self._crew.replace(self.add, self.start_failed, self._inbox.wake)
+        except RuntimeError as error:  # this process gets no more threads; perhaps soon
+            self._count_failure(f"could not be started: {show_error(error)}", _KILLED_STARTS)
 
     def _add(self, worker: Worker) -> None:
         self._dispatcher.workers.append(worker)
@@ -274,11 +284,15 @@ class Channel:
         if worker.ready or worker.doomed:
             self._crew.ask()
         else:
-            killed = code is not None and code < 0
-            self._count_failure(describe_exit(code), _KILLED_STARTS if killed else _STARTS)
+            self._ended_early(code)
+
+    def _ended_early(self, code: int | None) -> None:
+        """Learn that a worker has ended before it was ready."""
+        limit = _STARTS if code is not None and code >= 0 else _KILLED_STARTS
+        self._count_failure(describe_exit(code), limit)
 
     def _count_failure(self, how: str, limit: int) -> None:
-        """Learn that a worker has ended before it was ready, or could not be started."""
+        """Give up after *limit* workers in a row that were never ready."""
         self._crew.failures += 1
         if self._crew.stopped:
             return

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from multiprocessing import current_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.managers import BaseManager, Server
 from multiprocessing.util import Finalize
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from ._client import HAS_SOCKETS, close_idle
-from ._process import parent_is_gone
+from ._errors import ManagerDiedError
+from ._process import EndedEarlyError, describe, describe_exit, exit_code, parent_is_gone
 from ._typing import override
+
+if sys.platform != "win32":
+    from ._popen import prepare
 
 _PARENT_CHECK = 0.25  # seconds
 
@@ -144,7 +151,8 @@ class LockManager(BaseManager):
 
     def __init__(self, ctx: BaseContext) -> None:
         self._key = os.urandom(32)
-        super().__init__(authkey=self._key, ctx=ctx)
+        context: Any = SimpleNamespace(Process=partial(_make_process, ctx))  # all that is asked of it
+        super().__init__(authkey=self._key, ctx=context)
 
     @override
     def start(self) -> None:  # type: ignore[override] # one way to start it
@@ -152,9 +160,22 @@ class LockManager(BaseManager):
             self._address = os.path.join(tempfile.mkdtemp(prefix="poollock-"), "socket")
         try:
             super().start(initializer=_watch_parent)
-        except BaseException:
+        except BaseException as error:
             _remove_directory(self.address)
+            if isinstance(error, (EndedEarlyError, ConnectionError, EOFError)):
+                raise self._ended_early(error) from error
             raise
+
+    def _ended_early(self, error: BaseException) -> ManagerDiedError:
+        this: Any = self  # _process is not in typeshed
+        if isinstance(error, EndedEarlyError):
+            code = error.code
+        else:
+            code = exit_code(this._process) if this._process._popen else None
+        return ManagerDiedError(
+            f"the manager process that {describe()} started {describe_exit(code)}, before it was ready. "
+            "It must be able to import the main module, and needs memory to start"
+        )
 
     def end(self) -> None:
         """End the process, even if Ctrl-C comes between: this one waits for it when it exits."""
@@ -181,6 +202,13 @@ class LockManager(BaseManager):
 
 
 LockManager.register("served_lock", _ServedLock, create_method=False)
+
+
+def _make_process(ctx: Any, **kwds: Any) -> Any:
+    process = ctx.Process(**kwds)
+    if sys.platform != "win32":
+        prepare(process)
+    return process
 
 
 def _watch_parent() -> None:

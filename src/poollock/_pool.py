@@ -103,10 +103,12 @@ class LockedPool(PoolMethods):
             if isinstance(error, EndedEarlyError):
                 channel.start_failed(error)
             elif error is not None:
-                raise error  # noqa: TRY301 - what was started is ended as for the others
+                try:
+                    raise error
+                finally:
+                    del error  # which has this frame
             for worker in workers:
                 channel.add(worker)
-            self._worker_handler = _start_thread(channel.handle_workers)
             self._task_handler = _start_thread(channel.intake.run, self._taskqueue)
             self._result_handler = _start_thread(channel.run)
         except BaseException:  # not enough memory, say, for all the processes or threads
@@ -118,7 +120,7 @@ class LockedPool(PoolMethods):
         self._terminate = Finalize(
             self,
             self._terminate_pool,
-            args=(self._taskqueue, channel, self._result_handler, self._task_handler, self._worker_handler),
+            args=(self._taskqueue, channel, self._result_handler, self._task_handler),
             exitpriority=15,
         )
         self._state = multiprocessing.pool.RUN
@@ -188,16 +190,16 @@ class LockedPool(PoolMethods):
             raise ValueError(f"this pool belongs to the process that made it, not to {describe()}")
 
     def _repopulate_pool(self) -> None:
-        self._crew.ask()
+        self._channel.ask()
 
     @classmethod
     def _terminate_pool(
-        cls, taskqueue: SimpleQueue[Any], channel: Channel, result_handler: Thread, *handlers: Thread
+        cls, taskqueue: SimpleQueue[Any], channel: Channel, result_handler: Thread, task_handler: Thread
     ) -> None:
         channel.terminate()
         taskqueue.put(None)
         # The garbage collector may call this in any thread, which the result handler may wait for.
-        if current_thread() not in (result_handler, *handlers):
+        if current_thread() not in (result_handler, task_handler, channel.starter):
             result_handler.join()
 
 

@@ -132,7 +132,7 @@ class Semaphore(SemaphoreLock):
         Other threads go on meanwhile: only places that are signed all the time are compared.
         """
         before = {place for place in [*self._takers] if place.signed}
-        words = self._signed()
+        words = self._signed() if before else 0
         stayed = [place for place in [*self._takers] if place.signed and place in before]
         for gone in stayed[: max(0, len(stayed) - words)]:
             self._takers.pop(gone, None)
@@ -163,17 +163,21 @@ class Semaphore(SemaphoreLock):
             for place in places:
                 self._words[ABANDONED] = 1
                 self._words[place] = 0
+            for _ in range(min(len(places), self._lost(unknown=len(places)))):  # a word may be one too many
                 self._semaphore.release()
         finally:
             if claimed:
                 self._claims.release()
         return bool(places)
 
-    def _lost(self) -> int:
+    def _lost(self, unknown: int = 0) -> int:
+        """Return how many places are taken and unsigned; *unknown* if the system does not tell."""
         try:
             free = self.get_value()
         except NotImplementedError:  # macOS
-            free = 0 if self.locked() else self._value
+            if not self.locked():
+                return unknown
+            free = 0
         return max(0, self._value - free - len(self.holders))
 
     @override

@@ -825,6 +825,32 @@ def test_callbacks_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatc
     assert seen == [0, 1, 4]
 
 
+@pytest.mark.parametrize("in_vain", [1, 5, 10**9])
+def test_worker_is_replaced_though_there_are_no_more_threads_for_a_while(
+    method: str, monkeypatch: pytest.MonkeyPatch, in_vain: int
+) -> None:
+    tries: list[str] = []
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "worker-starter":
+            tries.append(thread.name)
+            if len(tries) <= in_vain:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with locked_pool(1, context=method) as pool:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(WorkerDiedError):
+            pool.apply(tasks.kill)
+        if in_vain < 10:
+            assert pool.apply(tasks.square, (3,)) == 9
+            assert len(tries) == in_vain + 1
+        else:
+            with pytest.raises(BrokenPoolError, match="could not be started: RuntimeError: can't start new"):
+                pool.apply(tasks.square, (3,))
+
+
 def test_callback_is_the_last_thing_before_the_end() -> None:
     pool = locked_pool(1)
     seen: list[int] = []
