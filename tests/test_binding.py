@@ -114,5 +114,13 @@ def test_a_lock_in_the_middle() -> None:
         bind_locks(middle, LOCKS, 2)
 
 
+def test_error_says_what_is_missing() -> None:
+    def first(lock: Any, a: int, b: int) -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"with 1 positional argument: missing a required argument: 'b'$"):
+        bind_locks(first, LOCKS, 1)
+
+
 def test_only_the_pools_own_names() -> None:
     assert bind_locks(two, {"lock": LOCK}, 1) is two

@@ -90,12 +90,18 @@ class Played:
         self.dispatcher.answered(self.worker, [micros])
 
 
+def task(number: int) -> Task:
+    made = Task(0, number, len, ())
+    made.payload = dump(number)
+    return made
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_tasks_begin_in_the_order_in_which_they_came(both: bool) -> None:  # noqa: FBT001 - pytest's
     dispatcher = Dispatcher(2, lambda: None)
     one, two = Played(dispatcher), Played(dispatcher)
     for number in range(60):
-        dispatcher.put(Task(0, number, len, (), dump(number)))
+        dispatcher.put(task(number))
     assert sorted([one.begin(), two.begin()]) == [0, 1]
     for worker in one, two, one, two, one, two:
         worker.answer()  # it gets more ahead each time
@@ -136,7 +142,7 @@ def test_task_is_sent_later_if_there_is_no_memory_for_it() -> None:
     played = Played(dispatcher)
     with played.worker.end.sock, played.worker.sock as sock:
         played.worker.sock = WithoutMemory()  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
-        dispatcher.put(Task(0, 0, len, (), dump(7)))
+        dispatcher.put(task(7))
         assert list(dispatcher.blocked) == [played.worker]
         played.worker.sock = sock
         assert dispatcher.go_on(played.worker)

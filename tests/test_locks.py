@@ -99,7 +99,7 @@ def test_two_releases_at_once_give_two_places_back(monkeypatch: pytest.MonkeyPat
     assert not semaphore._give_back()
 
 
-def test_word_that_a_signal_handler_could_not_clear_frees_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_that_a_signal_handler_could_not_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives a place back while its own thread writes the words; then the process dies."""
 
     def release(claims: Lock) -> None:
@@ -115,11 +115,20 @@ def test_word_that_a_signal_handler_could_not_clear_frees_no_place(monkeypatch: 
     monkeypatch.setattr(Lock, "release", release)
     semaphore.acquire()
     assert inside
+    assert len(semaphore.holders) == 1
     semaphore.release()
-    assert semaphore.get_value() == 3
     semaphore._reclaim(ME)
     assert semaphore.get_value() == 3
-    assert not semaphore.holders
+    assert not semaphore._give_back()
+
+
+def test_semaphore_that_grew_gives_the_place_of_a_dead_process_back() -> None:
+    semaphore = Semaphore(1)
+    semaphore.release()
+    semaphore.release()
+    semaphore.acquire()
+    semaphore._reclaim(ME)
+    assert semaphore.get_value() == 3
 
 
 @pytest.mark.parametrize("half_way", [(0, ME), (ME, 0)], ids=["acquire", "release"])
@@ -270,8 +279,10 @@ def test_semaphore_released_more_often_than_taken() -> None:
     assert semaphore.acquire(block=False)
     assert semaphore.acquire(block=False)
     assert semaphore.get_value() == 0
-    with pytest.raises(ValueError, match="at least 0, not -1"):
+    with pytest.raises(ValueError, match="value must not be negative: -1"):
         Semaphore(-1)
+    with pytest.raises(TypeError, match="value must be an int, not '2'"):
+        Semaphore("2")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def test_semaphore_larger_than_a_page() -> None:

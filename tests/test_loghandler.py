@@ -127,6 +127,10 @@ def test_wrong_arguments(path: Path) -> None:
         LockedLogHandler(path, "w")
     LockedLogHandler(path, "w", 1000).close()  # RotatingFileHandler appends then, too
     path.unlink()
+    with pytest.raises(TypeError, match=r"path is 'a\.log' and filename 'b\.log': give one"):
+        LockedLogHandler("a.log", filename="b.log")
+    with pytest.raises(TypeError, match="maxBytes and max_bytes are one thing"):
+        LockedLogHandler("a.log", maxBytes=5, max_bytes=7)
     with pytest.raises(TypeError, match="needs the path of a file"):
         LockedLogHandler()
     with pytest.raises(TypeError, match="max_bytes must be an int, not 'utf-8'"):

@@ -45,6 +45,11 @@ class Unloadable:
         return getattr, (tasks.Counter, "nothing_of_this_name")
 
 
+class Refuses:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("abc",)
+
+
 class CustomError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(one, two)
@@ -80,14 +85,44 @@ def test_raw_lock_gains_the_way_out(forked: LockedPool) -> None:
         forked.map(task, ["x"])
     text = str(caught.value)
     assert text.startswith("Lock objects should only be shared between processes through inheritance")
-    assert "A task of add_one_default cannot be sent from process 'MainProcess'" in text
+    assert "The task add_one_default, item 0 cannot be sent from process 'MainProcess'" in text
     assert "argument 'lock' of add_one_default: a Lock of multiprocessing.synchronize" in text
     assert "pass lock=pool.lock" in text
 
 
 def test_raw_lock_in_the_data(forked: LockedPool) -> None:
-    with pytest.raises(RuntimeError, match=r"item 1 of the data\[0\]: a RLock of"):
+    with pytest.raises(RuntimeError, match=r"item 1\[0\]: a RLock of"):
         forked.starmap(tasks.add, [(1,), (multiprocessing.RLock(),)], chunksize=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "chunksize", "place"),
+    [
+        ("map", 5, "add, items 35 to 39 cannot.*item 38: a lock of"),
+        ("map", 1, "add, item 38 cannot.*item 38: a lock of"),
+        ("imap", 5, "add, chunk 7 cannot.*item 3 of the chunk: a lock of"),
+        ("imap", 1, "add, item 38 cannot.*argument 0: a lock of"),
+    ],
+)
+def test_item_in_a_later_chunk(forked: LockedPool, name: str, chunksize: int, place: str) -> None:
+    data: list[Any] = [1] * 38 + [threading.Lock()] + [1]
+    with pytest.raises(TypeError, match=f"(?s){place}"):
+        list(getattr(forked, name)(tasks.add, data, chunksize))
+
+
+@pytest.mark.parametrize(
+    "make", [multiprocessing.Queue, multiprocessing.Event, partial(multiprocessing.Value, "i")]
+)
+def test_what_processes_share_gains_the_way_out(forked: LockedPool, make: Callable[[], Any]) -> None:
+    assert "by the initializer, locked_pool(4, initializer, (it,))" in message(forked, tasks.add, make())
+
+
+def test_data_too_deep_for_the_explanation(forked: LockedPool) -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(RecursionError, match=r"^(?!.*isinstance)"):
+        forked.apply(tasks.add, (deep,))
 
 
 def test_attribute_of_the_methods_object(forked: LockedPool) -> None:
@@ -144,7 +179,14 @@ def test_task_that_the_worker_cannot_unpickle(forked: LockedPool) -> None:
     with pytest.raises(AttributeError, match="nothing_of_this_name") as caught:
         forked.apply(tasks.add, (Unloadable(),))
     assert "could not be unpickled in process" in str(caught.value)
+    assert "put the function" in str(caught.value)
     assert forked.apply(tasks.add, (1, 2)) == 3  # the worker is still there
+
+
+def test_argument_that_refuses_to_be_unpickled(forked: LockedPool) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=r"^ValueError: invalid literal") as caught:
+        forked.apply(tasks.add, (Refuses(),))
+    assert str(caught.value).endswith(f"(pid {forked._pool[0].pid}).")
 
 
 def test_pool_goes_on_after_a_task_that_was_not_sent(forked: LockedPool) -> None:

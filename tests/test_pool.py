@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import tempfile
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -174,6 +175,20 @@ def test_pool_that_nobody_keeps(factory: Callable[..., LockedPool], method: str)
         result.get()
         handler.join()
     wait_until(lambda: children() == before)
+
+
+def test_pool_that_is_collected_makes_nobody_wait(factory: Callable[..., LockedPool]) -> None:
+    """The garbage collector may run in any thread, and that may have any lock."""
+    pool: Any = factory(1)
+    waited: list[object] = []
+    thread = pool._result_handler
+    thread.join = lambda: waited.append(threading.current_thread())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del pool
+        gc.collect()
+    wait_until(lambda: not thread.is_alive())
+    assert not waited
 
 
 def test_results_are_kept_by_their_users_alone(factory: Callable[..., LockedPool], method: str) -> None:

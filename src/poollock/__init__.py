@@ -59,7 +59,7 @@ for _public in [globals()[_name] for _name in __all__ if _name not in _LATER]:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted(__all__)
 
 
 if not TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ._base import BaseLock
 
 _T = TypeVar("_T")
 
-# inspect.signature takes 10 µs or more: each function is asked once.
+# inspect.signature takes 10 µs or more: each function is asked once whether it wants a lock.
 _required: weakref.WeakKeyDictionary[FunctionType, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
@@ -70,13 +70,17 @@ def bind_locks(
             later = [p.name for p in wanted if p.name not in filled and p.kind in by_name]
             signature.bind(*placed, *args, **kwds, **dict.fromkeys(later))
         except TypeError as error:
-            reason = str(error)
+            if first or not leading:
+                reason = str(error)
             continue
         return partial(func, *(locks[p.name] for p in first), **{name: locks[name] for name in later})
     name = getattr(func, "__qualname__", repr(func))
+    way_out = (
+        "" if len(leading) == len(wanted) else ". Put the lock parameters first, or make them keyword-only"
+    )
     raise TypeError(
-        f"the pool cannot pass its locks to {name}{signature}, called with {count} positional arguments: "
-        f"{reason}. Put the lock parameters first, or make them keyword-only"
+        f"the pool cannot pass its locks to {name}{signature}, called with {count} positional "
+        f"argument{'' if count == 1 else 's'}: {reason}{way_out}"
     )
 
 

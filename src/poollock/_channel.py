@@ -7,7 +7,6 @@ import pickle
 import selectors
 import weakref
 from functools import partial
-from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -53,6 +52,7 @@ class Channel:
         self.intake = Intake(self._dispatcher, self._outcomes, self._inbox)
         self._cause: tuple[str, str] | None = None  # what the initializer raised
         self._leaving = False  # the workers were told that no task will come
+        self._crew_ended = False
         self._terminating = False
         self._ending: list[Worker] = []  # whose pipe has ended, if nothing else tells of their own end
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
@@ -74,14 +74,13 @@ class Channel:
             how = f"could not be started: {show_error(error)}"
             self._inbox.post(partial(self._count_failure, how, _STARTS))
 
-    def ask(self) -> None:
-        """Have the workers that are missing started."""
-        self._inbox.post(self._crew.ask)
-
-    @property
-    def starter(self) -> Thread | None:
-        """The thread that is starting workers."""
-        return self._crew.starter
+    def handle_workers(self) -> None:
+        """Be the thread that replaces workers."""
+        try:
+            self._crew.keep(self.add, self.start_failed)
+        finally:
+            self._crew_ended = True
+            self._inbox.wake()
 
     def terminate(self) -> None:
         """End the workers; whoever waits gets an error."""
@@ -124,7 +123,7 @@ class Channel:
     def _is_over(self) -> bool:
         return (
             (self._leaving or self._terminating)
-            and self._crew.starter is None
+            and self._crew_ended
             and not self._dispatcher.workers
             and not self._inbox
             and not self._reclaimer.waits
@@ -154,11 +153,9 @@ class Channel:
         if self._reclaimer.waits or self._purging:
             self._look_for_lost_locks()
         self._end(no_more=no_more)
-        self._replace_workers()
 
     def _timeout(self, *, again: bool) -> float | None:
-        wanted = self._crew.wanted  # and there was no thread to start them
-        if wanted or self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
+        if self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
             return INTERVAL
         return _SOON if again else None
 
@@ -177,7 +174,7 @@ class Channel:
                 worker.process.kill()
         elif no_more and not self._leaving and not self._outcomes.pending:  # the last callback wakes this
             # One look: another thread may add one between two, and nothing would wake this one then.
-            if self._outcomes.awaited():
+            if self._outcomes.are_awaited:
                 if self._dispatcher.is_empty():
                     self._outcomes.fail_all(pool_ended)  # the pool was closed before their tasks were seen
                     self._inbox.wake()
@@ -186,14 +183,6 @@ class Channel:
                 self._crew.stop()
                 for worker in self._dispatcher.workers:
                     worker.leave()
-
-    def _replace_workers(self) -> None:
-        if not self._crew.wanted:
-            return
-        try:
-            self._crew.replace(self.add, self.start_failed, self._inbox.wake)
-        except RuntimeError as error:  # this process gets no more threads; perhaps soon
-            self._count_failure(f"could not be started: {show_error(error)}", _KILLED_STARTS)
 
     def _add(self, worker: Worker) -> None:
         self._dispatcher.workers.append(worker)
@@ -288,8 +277,8 @@ class Channel:
 
     def _ended_early(self, code: int | None) -> None:
         """Learn that a worker has ended before it was ready."""
-        limit = _STARTS if code is not None and code >= 0 else _KILLED_STARTS
-        self._count_failure(describe_exit(code), limit)
+        by_itself = self._cause is not None or (code is not None and code >= 0)
+        self._count_failure(describe_exit(code), _STARTS if by_itself else _KILLED_STARTS)
 
     def _count_failure(self, how: str, limit: int) -> None:
         """Give up after *limit* workers in a row that were never ready."""

@@ -80,6 +80,7 @@ def target_of(path: Any) -> str:
 
     Raises:
         TypeError: *path* is neither a path nor a console.
+        ValueError: *path* is a console that this process has not.
     """
     for target, name in CONSOLES.items():
         if any(path is stream for stream in (getattr(sys, name), getattr(sys, f"__{name}__"))):

@@ -145,30 +145,31 @@ class Crew:
         self._maxtasks = maxtasks
         self._setup = setup
         self._slots = [Slot(ctx) for _ in range(size)]
-        self.starter: threading.Thread | None = None  # while it starts replacements
         self._paused = False
-        self._wanted = False
+        self._starting = threading.Lock()
+        self._wanted = threading.Event()
         self._stopping = threading.Event()
 
     def fill(self) -> tuple[list[Worker], BaseException | None]:
         """Start the workers that are missing; return them, and why there are not more."""
         started: list[Worker] = []
-        # All before the first start: what is written to after a fork is copied first.
-        made, error = self._make_all()
-        try:
-            for worker in made:
-                if self.stopped:
-                    break
-                worker.start()
-                self.processes.append(worker.process)
-                started.append(worker)
-        except BaseException as why:  # noqa: BLE001 - for the caller to raise or to tell
-            return started, why
-        finally:
-            for worker in made[len(started) :]:
-                worker.close()
-                worker.end.sock.close()
-                self._slots.append(worker.slot)
+        with self._starting:
+            # All before the first start: what is written to after a fork is copied first.
+            made, error = self._make_all()
+            try:
+                for worker in made:
+                    if self.stopped:
+                        break
+                    worker.start()
+                    self.processes.append(worker.process)
+                    started.append(worker)
+            except BaseException as why:  # noqa: BLE001 - for the caller to raise or to tell
+                return started, why
+            finally:
+                for worker in made[len(started) :]:
+                    worker.close()
+                    worker.end.sock.close()
+                    self._slots.append(worker.slot)
         return started, error
 
     def _make_all(self) -> tuple[list[Worker], BaseException | None]:
@@ -201,8 +202,8 @@ class Crew:
         self.processes.remove(worker.process)
 
     def ask(self) -> None:
-        """Have what is missing started with the next ``replace``."""
-        self._wanted = True
+        """Let the thread of ``keep`` start what is missing."""
+        self._wanted.set()
 
     def pause(self) -> None:
         """Start no worker before ``resume``."""
@@ -215,12 +216,10 @@ class Crew:
 
     def is_empty(self) -> bool:
         """Return whether there is no worker, nor one that is just being started."""
-        return self.starter is None and not self.processes
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is something for ``replace`` to do."""
-        return self._wanted and self.starter is None and not self.stopped
+        if not self._starting.acquire(blocking=False):
+            return False
+        self._starting.release()
+        return not self.processes
 
     @property
     def stopped(self) -> bool:
@@ -230,44 +229,25 @@ class Crew:
     def stop(self) -> None:
         """Start no more workers."""
         self._stopping.set()
+        self._wanted.set()
 
-    def replace(
-        self,
-        add: Callable[[Worker], None],
-        failed: Callable[[BaseException], None],
-        done: Callable[[], None],
-    ) -> None:
-        """Have another thread start what is missing.
+    def keep(self, add: Callable[[Worker], None], failed: Callable[[BaseException], None]) -> None:
+        """Be the thread that starts replacements, until ``stop``.
 
         Args:
             add: Called with each worker that was started.
             failed: Called when one could not be.
-            done: Called at the end.
-
-        Raises:
-            RuntimeError: There are no more threads for this process.
         """
-
-        def start_missing() -> None:
-            hold_interrupts()  # its workers inherit that
-            try:
-                self._stopping.wait(min(self.failures * _PAUSE, _LONGEST_PAUSE))
-                started, error = self.fill()
-                for worker in started:
-                    add(worker)
-                if error is not None:
-                    failed(error)
-            finally:
-                self.starter = None
-                done()
-
-        self.starter = threading.Thread(target=start_missing, name="worker-starter", daemon=True)
-        try:
-            self.starter.start()
-        except BaseException:
-            self.starter = None
-            raise
-        self._wanted = False
+        hold_interrupts()  # its workers inherit that
+        while not self.stopped:
+            self._wanted.wait()
+            self._wanted.clear()
+            self._stopping.wait(min(self.failures * _PAUSE, _LONGEST_PAUSE))
+            started, error = self.fill()
+            for worker in started:
+                add(worker)
+            if error is not None:
+                failed(error)
 
 
 def _close_parents_ends() -> None:

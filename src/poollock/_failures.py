@@ -9,7 +9,10 @@ from ._standard import RemoteTraceback
 
 def pool_ended() -> Exception:
     """Return the error of a task that the pool did not live to see done."""
-    return _broken_pool(f"the pool was closed or terminated in {describe()} before this task was done")
+    return _broken_pool(
+        f"the pool was closed or terminated in {describe()} before this task was done; the end of its `with` "
+        "block terminates it"
+    )
 
 
 def starts_failed(count: int, how: str) -> Exception:

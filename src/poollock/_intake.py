@@ -10,7 +10,7 @@ from typing import Any
 from ._dispatch import Dispatcher, Task
 from ._inbox import Inbox
 from ._outcomes import Outcomes
-from ._pickling import dump_task
+from ._pickling import dump_task, explained
 from ._standard import helper_reraises_exception
 
 
@@ -51,16 +51,20 @@ class Intake:
             self._inbox.post(partial(self._outcomes.set_length, set_length.__self__, count))
 
     def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
-        if not self._outcomes.awaited(job):  # it has failed as a whole
+        if not self._outcomes.are_awaited_of(job):  # it has failed as a whole
             return False
         if func is helper_reraises_exception:  # what an iterable raised
             self._inbox.post(partial(self._outcomes.end, job, index, args[0]))
         elif self.broken:
             self._fail(job, index, self.broken())
         else:
+            made = Task(job, index, func, args)
             try:
-                made = Task(job, index, func, args, dump_task(func, args, kwds))
-            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
+                made.payload = dump_task(func, args, kwds)
+            except Exception as error:  # noqa: BLE001 - it is the task's
+                name, first = self._outcomes.name(made), self._outcomes.first_item(made)
+                self._fail(job, index, explained(error, func, args, kwds, name=name, first=first))
+            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is, too
                 self._fail(job, index, error)
             else:
                 self._dispatcher.put(made)

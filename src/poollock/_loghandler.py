@@ -20,7 +20,7 @@ class LockedLogHandler(logging.Handler):
 
     Args:
         path: The file, as for :class:`LockedLogWriter`.
-        mode: ``"a"``, or anything if the file rotates, as with ``RotatingFileHandler``: another
+        mode: ``"a"``, or anything with *maxBytes*, as with ``RotatingFileHandler``: another
             process may have written to the file.
         maxBytes: Bytes: *max_bytes* of ``LockedLogWriter``, by ``RotatingFileHandler``'s name.
         backupCount: *backup_count*, by the same.
@@ -33,7 +33,7 @@ class LockedLogHandler(logging.Handler):
 
     Raises:
         OSError: The file cannot be opened.
-        TypeError: There is no path, or an argument is not of its kind.
+        TypeError: There is no path, an argument is not of its kind, or is given by both its names.
         ValueError: *mode* is another, or an argument is one that ``LockedLogWriter`` refuses.
     """
 
@@ -57,9 +57,13 @@ class LockedLogHandler(logging.Handler):
         backup_count: int = 0,
         fsync: bool = False,
     ) -> None:
+        if filename is not None and path is not None:
+            raise TypeError(f"path is {path!r} and filename {filename!r}: give one of them")
         path = filename if path is None else path
         if path is None:
             raise TypeError("LockedLogHandler needs the path of a file")
+        if (maxBytes and max_bytes) or (backupCount and backup_count):
+            raise TypeError("maxBytes and max_bytes are one thing, and so are backupCount and backup_count")
         if mode != "a" and not (max_bytes or maxBytes):
             raise ValueError(f"mode must be 'a', not {mode!r}: another process may have written to the file")
         self._arguments = (

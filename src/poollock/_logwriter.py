@@ -56,9 +56,10 @@ class LockedLogWriter(io.TextIOBase):
     Raises:
         OSError: The file cannot be opened, or its file system has no locks.
         LookupError: There is no such encoding, or no such error handler.
-        TypeError: A number is not one.
-        ValueError: A number is negative, *newline* is none that ``open`` knows, or the encoding
-            writes a byte order mark, which belongs at the start of a file only.
+        TypeError: An argument is not of its kind.
+        ValueError: A number is negative, *newline* is none that ``open`` knows, a console is to rotate
+            or to be on a disk, or this process has none; or the encoding writes a byte order mark,
+            which belongs at the start of a file only.
         NotImplementedError: *max_bytes* and *backup_count* are given on Windows.
     """
 
@@ -111,7 +112,7 @@ class LockedLogWriter(io.TextIOBase):
         check_size("backup_count", backup_count)
         if max_bytes and backup_count and sys.platform == "win32":
             raise NotImplementedError("Windows cannot rename a file that other processes have open")
-        if target in CONSOLES and (max_bytes or fsync):
+        if target in CONSOLES and (max_bytes or backup_count or fsync):
             raise ValueError(f"{target} has no size to be limited, and no disk to be on")
         self._target = target
         self._lock = lock

@@ -130,7 +130,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        return _wait_for(super().map_async(bind_locks(func, self._locks, 1), iterable, chunksize))
+        return _wait_for(self.map_async(func, iterable, chunksize))
 
     @overload
     def map_async(
@@ -185,7 +185,7 @@ class PoolMethods(multiprocessing.pool.Pool):
 
         Raises:
             TypeError: The function asks for a lock at a place that cannot be filled.
-            ValueError: The pool is closed.
+            ValueError: The pool is closed, or *chunksize* is below 1.
         """
         func = bind_locks(func, self._locks, 1)
         return super().map_async(func, iterable, chunksize, callback, error_callback)
@@ -232,7 +232,8 @@ class PoolMethods(multiprocessing.pool.Pool):
             TypeError: The function asks for a lock at a place that cannot be filled.
             ValueError: The pool is closed, or *chunksize* is below 1.
         """
-        return self._unless_ended(super().imap(bind_locks(func, self._locks, 1), iterable, chunksize))
+        func = bind_locks(func, self._locks, 1)
+        return self._unless_ended(super().imap(func, iterable, 1 if chunksize is None else chunksize))
 
     @overload
     def imap_unordered(
@@ -276,8 +277,9 @@ class PoolMethods(multiprocessing.pool.Pool):
             TypeError: The function asks for a lock at a place that cannot be filled.
             ValueError: The pool is closed, or *chunksize* is below 1.
         """
+        func = bind_locks(func, self._locks, 1)
         return self._unless_ended(
-            super().imap_unordered(bind_locks(func, self._locks, 1), iterable, chunksize)
+            super().imap_unordered(func, iterable, 1 if chunksize is None else chunksize)
         )
 
     @override
@@ -291,7 +293,7 @@ class PoolMethods(multiprocessing.pool.Pool):
 
         Args:
             func: The task function, of a module or a class; its lock parameters are filled.
-            iterable: The arguments of each call, without the locks.
+            iterable: The arguments of each call: all without the locks, or all with them.
             chunksize: How many items make one task; ``None`` shares them out in four for each worker.
 
         Returns:
@@ -300,8 +302,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        func, iterable = self._bind_star(func, iterable)
-        return _wait_for(super().starmap_async(func, iterable, chunksize))
+        return _wait_for(self.starmap_async(func, iterable, chunksize))
 
     @override
     def starmap_async(
@@ -316,7 +317,7 @@ class PoolMethods(multiprocessing.pool.Pool):
 
         Args:
             func: The task function, of a module or a class; its lock parameters are filled.
-            iterable: The arguments of each call, without the locks.
+            iterable: The arguments of each call: all without the locks, or all with them.
             chunksize: How many items make one task; ``None`` shares them out in four for each worker.
             callback: Called with the result, in a thread of this process.
             error_callback: Called with the error instead.
@@ -326,7 +327,7 @@ class PoolMethods(multiprocessing.pool.Pool):
 
         Raises:
             TypeError: The function asks for a lock at a place that cannot be filled.
-            ValueError: The pool is closed.
+            ValueError: The pool is closed, or *chunksize* is below 1.
         """
         func, iterable = self._bind_star(func, iterable)
         return super().starmap_async(func, iterable, chunksize, callback, error_callback)
@@ -367,6 +368,8 @@ class PoolMethods(multiprocessing.pool.Pool):
             # By the number that there should be: while workers are replaced, there may be none.
             iterable = iterable if isinstance(iterable, Sized) else list(iterable)
             chunksize = -(-len(iterable) // (self._processes * 4))
+        elif chunksize < 1:
+            raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
         return self._unless_ended(
             standard._map_async(func, iterable, mapper, chunksize, *map(reported, callbacks), **kwds)
         )

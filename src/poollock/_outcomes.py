@@ -16,8 +16,9 @@ from ._callbacks import Callbacks, report
 from ._dispatch import Task
 from ._pickling import name_of
 from ._process import describe, show_error
+from ._standard import MaybeEncodingError
 
-# Of which job, which part of it, and that: whether it succeeded, and the result or the error.
+# The job, the part of it, and whether that succeeded, with its result or its error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
 
 
@@ -45,23 +46,34 @@ class Outcomes:
         """Whether this is called by a callback."""
         return self._callbacks.is_calling
 
-    def awaited(self, job: int | None = None) -> bool:
-        """Return whether somebody waits for *job*, or for anything."""
-        return bool(self._cache) if job is None else job in self._cache
+    @property
+    def are_awaited(self) -> bool:
+        """Whether somebody waits for any."""
+        return bool(self._cache)
+
+    def are_awaited_of(self, job: int) -> bool:
+        """Return whether somebody waits for those of *job*."""
+        return job in self._cache
 
     def name(self, task: Task) -> str:
         """Return how a message names a task: ``send_request, item 7``."""
         func, result = name_of(task.func), self._cache.get(task.job)
-        if isinstance(result, MapResult):
-            first = task.index * cast("Any", result)._chunksize
+        first = self.first_item(task)
+        if first is not None:
             last = first + task.items - 1
             return f"{func}, item {first}" if first == last else f"{func}, items {first} to {last}"
         if result is None or isinstance(result, ApplyResult):
             return func
         return f"{func}, {'chunk' if task.items else 'item'} {task.index}"
 
+    def first_item(self, task: Task) -> int | None:
+        """Return the number of the first item of *task*, if it is a chunk of a map."""
+        result = self._cache.get(task.job)
+        return task.index * cast("Any", result)._chunksize if isinstance(result, MapResult) else None
+
     def load(self, task: Task, payload: memoryview) -> Outcome:
         """Return the outcome of *task* that a worker has sent."""
+        value: Any
         try:
             success, value, left = pickle.loads(payload)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
@@ -70,13 +82,17 @@ class Outcomes:
             )
             failure.__cause__ = error
             success, value, left = False, failure, None
+        if isinstance(value, MaybeEncodingError):
+            value.value += f" of {self.name(task)}"
         if left:
             self._warn(task, left)
         return task.job, task.index, (success, value)
 
     def _warn(self, task: Task, left: list[str]) -> None:
         try:
-            message = f"{self.name(task)} ended while it held {', '.join(left)}, which has been released"
+            message = (
+                f"{self.name(task)} ended while it held {', '.join(map(repr, left))}, which has been released"
+            )
             warnings.warn(message, RuntimeWarning, 2)
         except BaseException:  # noqa: BLE001 - warnings may be errors here
             report()

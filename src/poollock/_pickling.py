@@ -9,8 +9,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from functools import partial
 from multiprocessing.pool import Pool
-from multiprocessing.reduction import ForkingPickler
-from multiprocessing.synchronize import Condition, Event, SemLock
+from multiprocessing.synchronize import SemLock
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
@@ -31,7 +30,7 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> byte
     """Return a task as bytes.
 
     Raises:
-        Exception: What pickling raised, the message saying which part is to blame and what to do.
+        Exception: What pickling raised.
     """
     if func is mapstar or func is starmapstar:
         how = _MAP if func is mapstar else _STARMAP
@@ -40,10 +39,7 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> byte
         how = _CALL
     if type(func) is not FunctionType:
         _check_method(func)
-    try:
-        return dump((how, func, args, kwds) if kwds else (how, func, args))
-    except Exception as error:
-        raise _explained(error, how, func, args, kwds) from error
+    return dump((how, func, args, kwds) if kwds else (how, func, args))
 
 
 def run_task(data: memoryview) -> Any:
@@ -55,12 +51,14 @@ def run_task(data: memoryview) -> Any:
     try:
         how, func, args, *kwds = pickle.loads(data)
     except Exception as error:
-        raise _rebuilt(
-            error,
-            f"{error}\nA task could not be unpickled in {describe()}. A worker must be able to import what a "
-            "task is made of: put the function, and the classes of its arguments, into a module. One typed "
-            "into a REPL or a notebook, or made after the workers were started, is not there.",
-        ) from error
+        message = f"{error}\nA task could not be unpickled in {describe()}."
+        if isinstance(error, (AttributeError, ImportError)):
+            message += (
+                " A worker must be able to import what a task is made of: put the function, and the classes "
+                "of its arguments, into a module. One typed into a REPL or a notebook, or made after the "
+                "workers were started, is not there."
+            )
+        raise _rebuilt(error, message, pickle.UnpicklingError) from error
     data.release()  # a large argument is not to be there twice
     if how == _MAP:
         return [func(item) for item in args]
@@ -69,24 +67,44 @@ def run_task(data: memoryview) -> Any:
     return func(*args, **kwds[0]) if kwds else func(*args)
 
 
-def _explained(
-    error: Exception, how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]
+def explained(
+    error: Exception,
+    func: Any,
+    args: tuple[Any, ...],
+    kwds: Mapping[str, Any],
+    *,
+    name: str,
+    first: int | None,
 ) -> Exception:
-    if how != _CALL:
-        parts: list[_Part] = [(f"item {index} of the data", item) for index, item in enumerate(args)]
+    """Return what ``dump_task`` raised with a message that says which part is to blame, and the way out.
+
+    Args:
+        error: The error.
+        func: As for ``dump_task``.
+        args: The same.
+        kwds: The same.
+        name: How a message names the task.
+        first: The number of the chunk's first item among all, if that is known.
+    """
+    if func is mapstar or func is starmapstar:
+        func, items = args[0]
+        among = " of the chunk" if first is None else ""
+        parts: list[_Part] = [(f"item {index}{among}", item) for index, item in enumerate(items, first or 0)]
     else:
         parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
-        parts += [(f"argument {name!r}", arg) for name, arg in kwds.items()]
-    for where, part in [("the function", func), *parts]:
-        culprit = _culprit(where, part, set())
-        if culprit:
-            path, blamed = culprit
-            return _rebuilt(
-                error,
-                f"{error}\nA task of {name_of(func)} cannot be sent from {describe()} to a worker:\n"
-                f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}.",
-            )
-    return error
+        parts += [(f"argument {keyword!r}", arg) for keyword, arg in kwds.items()]
+    try:
+        culprits = (_culprit(where, part, set()) for where, part in [("the function", func), *parts])
+        path, blamed = next(filter(None, culprits))
+    except (StopIteration, RecursionError):
+        return error
+    message = (
+        f"{error}\nThe task {name} cannot be sent from {describe()} to a worker:\n"
+        f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}."
+    )
+    better = _rebuilt(error, message, pickle.PicklingError)
+    better.__cause__ = error
+    return better
 
 
 def task_function(func: Any, args: tuple[Any, ...]) -> Any:
@@ -106,11 +124,11 @@ def _check_method(func: Any) -> None:
         )
 
 
-def _rebuilt(error: Exception, message: str) -> Exception:
+def _rebuilt(error: Exception, message: str, otherwise: type[Exception]) -> Exception:
     """Return *error*'s like with another message, if its type is known to be made of one."""
     if type(error) in _REBUILT_AS_THEY_ARE:
         return type(error)(message)
-    return pickle.PicklingError(f"{type(error).__name__}: {message}")
+    return otherwise(f"{type(error).__name__}: {message}")
 
 
 def _culprit(path: str, part: Any, seen: set[int]) -> _Part | None:
@@ -127,7 +145,7 @@ def _culprit(path: str, part: Any, seen: set[int]) -> _Part | None:
 
 def _pickles(part: Any) -> bool:
     try:
-        ForkingPickler.dumps(part)
+        dump(part)
     except Exception:  # noqa: BLE001 - whatever it raises, it does not pickle
         return False
     return True
@@ -186,11 +204,11 @@ def _kind_of(part: Any) -> str:
     name = type(part).__name__
     if type(part).__module__ not in ("builtins", "__main__"):
         name = f"{name} of {type(part).__module__}"
-    return f"a {name}"
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _way_out(part: Any) -> str:
-    if isinstance(part, (SemLock, Condition, Event)):
+    if isinstance(part, SemLock):
         return (
             "A multiprocessing lock reaches a worker only while that is started. Use the pool's lock: name "
             "a parameter of the function 'lock', or pass lock=pool.lock; or make a poollock.Lock() before "
@@ -200,6 +218,11 @@ def _way_out(part: Any) -> str:
         if "<" in part.__qualname__:
             return "Only what a module defines at its top level can be sent: move it there"
         return "Only what its module has under that name can be sent: if that was reloaded, import it again"
+    if type(part).__module__.startswith("multiprocessing.") and not isinstance(part, Pool):
+        return (
+            "What processes share reaches a worker only while that is started: hand it over by the "
+            "initializer, locked_pool(4, initializer, (it,)), which puts it into a global"
+        )
     if isinstance(part, Pool):
         return (
             "A pool belongs to the process that made it. Leave it out in the object's __getstate__, "

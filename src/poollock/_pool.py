@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing.pool
 import os
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from queue import SimpleQueue
-from threading import Thread, current_thread
+from threading import Thread, get_ident
 from types import MappingProxyType
 from typing import Any
 from weakref import ref
@@ -109,8 +110,10 @@ class LockedPool(PoolMethods):
                     del error  # which has this frame
             for worker in workers:
                 channel.add(worker)
+            keeper = start_new_thread(channel.handle_workers, ())  # Thread.start() would wait until it runs
             self._task_handler = _start_thread(channel.intake.run, self._taskqueue)
             self._result_handler = _start_thread(channel.run)
+            own = {keeper, self._task_handler.ident, self._result_handler.ident}
         except BaseException:  # not enough memory, say, for all the processes or threads
             crew.stop()
             self._taskqueue.put(None)
@@ -120,7 +123,7 @@ class LockedPool(PoolMethods):
         self._terminate = Finalize(
             self,
             self._terminate_pool,
-            args=(self._taskqueue, channel, self._result_handler, self._task_handler),
+            args=(ref(self), self._taskqueue, channel, self._result_handler, own),
             exitpriority=15,
         )
         self._state = multiprocessing.pool.RUN
@@ -190,16 +193,21 @@ class LockedPool(PoolMethods):
             raise ValueError(f"this pool belongs to the process that made it, not to {describe()}")
 
     def _repopulate_pool(self) -> None:
-        self._channel.ask()
+        self._crew.ask()
 
     @classmethod
     def _terminate_pool(
-        cls, taskqueue: SimpleQueue[Any], channel: Channel, result_handler: Thread, task_handler: Thread
+        cls,
+        pool: ref[Any],
+        taskqueue: SimpleQueue[Any],
+        channel: Channel,
+        result_handler: Thread,
+        own: set[int | None],
     ) -> None:
         channel.terminate()
         taskqueue.put(None)
-        # The garbage collector may call this in any thread, which the result handler may wait for.
-        if current_thread() not in (result_handler, task_handler, channel.starter):
+        # Without a pool the garbage collector calls this, in any thread, which may have any lock.
+        if pool() is not None and get_ident() not in own:
             result_handler.join()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from multiprocessing.context import BaseContext
 from threading import get_ident
 from typing import Any, final
 
+from ._arguments import check_size
 from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
 from ._process import other_threads, resolve_context
 from ._typing import override
@@ -36,19 +38,20 @@ class Semaphore(SemaphoreLock):
             that will share the semaphore; ``None`` is the default context.
 
     Raises:
+        TypeError: *value* is no int, or *context* is neither a context nor a name.
         ValueError: *value* is negative.
     """
 
-    __slots__ = ("_claims", "_takers", "_value")
+    __slots__ = ("_claims", "_put_off", "_takers", "_value")
 
     _claims: Lock
+    _put_off: list[int]  # for each word of this process that is still to be cleared, its pid
     _takers: dict[_Place, int]  # of the places that this process has, the threads that took them
     _value: int
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
         ctx = resolve_context(context)
-        if value < 0:
-            raise ValueError(f"value must be at least 0, not {value}")
+        check_size("value", value)
         raw = ctx.Semaphore(value)
         self._assemble((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
         self._register()
@@ -57,6 +60,7 @@ class Semaphore(SemaphoreLock):
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
         self._claims._is_part = True
+        self._put_off = []
         self._takers = {}
         super()._assemble(tuple(semaphore))
 
@@ -132,7 +136,9 @@ class Semaphore(SemaphoreLock):
         Other threads go on meanwhile: only places that are signed all the time are compared.
         """
         before = {place for place in [*self._takers] if place.signed}
-        words = self._signed() if before else 0
+        if not before:
+            return
+        words = self._signed()
         stayed = [place for place in [*self._takers] if place.signed and place in before]
         for gone in stayed[: max(0, len(stayed) - words)]:
             self._takers.pop(gone, None)
@@ -152,6 +158,7 @@ class Semaphore(SemaphoreLock):
     @override
     def _forget(self) -> None:
         super()._forget()
+        self._put_off = []
         self._takers = {}
 
     @override
@@ -163,21 +170,17 @@ class Semaphore(SemaphoreLock):
             for place in places:
                 self._words[ABANDONED] = 1
                 self._words[place] = 0
-            for _ in range(min(len(places), self._lost(unknown=len(places)))):  # a word may be one too many
                 self._semaphore.release()
         finally:
             if claimed:
                 self._claims.release()
         return bool(places)
 
-    def _lost(self, unknown: int = 0) -> int:
-        """Return how many places are taken and unsigned; *unknown* if the system does not tell."""
+    def _lost(self) -> int:
         try:
             free = self.get_value()
         except NotImplementedError:  # macOS
-            if not self.locked():
-                return unknown
-            free = 0
+            free = 0 if self.locked() else self._value
         return max(0, self._value - free - len(self.holders))
 
     @override
@@ -195,9 +198,11 @@ class Semaphore(SemaphoreLock):
 
     def _replace_holder(self, old: int, new: int, place: _Place) -> None:
         if self._claims._is_mine():  # a signal handler in the middle of this: the words only say who holds it
+            self._put_off += [old] if old else []
             return
         try:
             if not self._claims.acquire(timeout=_PATIENCE):
+                self._put_off += [old] if old else []
                 return
             holders = self._words.tolist()[HOLDER:]
             if old and old not in holders:  # given back by another than who took it
@@ -210,6 +215,10 @@ class Semaphore(SemaphoreLock):
             if self._claims._is_mine():
                 self._claims.release()
             raise
+        with suppress(IndexError):  # another thread may do it
+            late = self._put_off.pop()
+            if self._signed():
+                self._replace_holder(late, 0, _Place())
 
     @override
     def _state(self) -> str:

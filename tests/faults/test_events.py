@@ -503,7 +503,7 @@ def test_workers_cannot_import_the_main_module(tmp_path: Path, method: str, size
 
 
 def test_results_that_cannot_be_sent(pool: LockedPool) -> None:
-    with pytest.raises(MaybeEncodingError, match="lambda"):
+    with pytest.raises(MaybeEncodingError, match=r"of _give_function'.*lambda"):
         pool.apply(_give_function)
     with pytest.raises(MaybeEncodingError, match="with a function") as caught:
         pool.apply(tasks.raise_unpicklable)
@@ -823,32 +823,6 @@ def test_callbacks_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatc
         pool.close()
         pool.join()
     assert seen == [0, 1, 4]
-
-
-@pytest.mark.parametrize("in_vain", [1, 5, 10**9])
-def test_worker_is_replaced_though_there_are_no_more_threads_for_a_while(
-    method: str, monkeypatch: pytest.MonkeyPatch, in_vain: int
-) -> None:
-    tries: list[str] = []
-    start = threading.Thread.start
-
-    def fail(thread: threading.Thread) -> None:
-        if thread.name == "worker-starter":
-            tries.append(thread.name)
-            if len(tries) <= in_vain:
-                raise RuntimeError("can't start new thread")
-        start(thread)
-
-    with locked_pool(1, context=method) as pool:
-        monkeypatch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(WorkerDiedError):
-            pool.apply(tasks.kill)
-        if in_vain < 10:
-            assert pool.apply(tasks.square, (3,)) == 9
-            assert len(tries) == in_vain + 1
-        else:
-            with pytest.raises(BrokenPoolError, match="could not be started: RuntimeError: can't start new"):
-                pool.apply(tasks.square, (3,))
 
 
 def test_callback_is_the_last_thing_before_the_end() -> None:

@@ -135,7 +135,7 @@ def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) ->
     pool: Any = locked_pool(1)
     results: list[Any] = []
     checked, go_on = threading.Event(), threading.Event()
-    check, awaited = pool._check_running, Outcomes.awaited
+    check = pool._check_running
     looks = itertools.count()
 
     def check_and_wait() -> None:
@@ -143,9 +143,9 @@ def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) ->
         checked.set()
         go_on.wait()
 
-    def look(outcomes: Outcomes, job: int | None = None) -> bool:
-        found = awaited(outcomes, job)
-        if job is None and pool._state == "CLOSE" and next(looks) == 0:
+    def look(outcomes: Outcomes) -> bool:
+        found = bool(outcomes._cache)
+        if pool._state == "CLOSE" and next(looks) == 0:
             go_on.set()
             thread.join()
         return found
@@ -154,7 +154,7 @@ def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) ->
     thread = threading.Thread(target=lambda: results.append(pool.apply_async(tasks.square, (2,))))
     thread.start()
     checked.wait()
-    monkeypatch.setattr(Outcomes, "awaited", look)
+    monkeypatch.setattr(Outcomes, "are_awaited", property(look))
     pool.close()
     pool.join()
     with pytest.raises(BrokenPoolError):
