@@ -215,10 +215,11 @@ class Semaphore(SemaphoreLock):
             if self._claims._is_mine():
                 self._claims.release()
             raise
-        with suppress(IndexError):  # another thread may do it
-            late = self._put_off.pop()
-            if self._signed():
-                self._replace_holder(late, 0, _Place())
+        for _ in range(len(self._put_off)):
+            with suppress(IndexError):  # another thread may do it
+                late = self._put_off.pop()
+                if self._signed():
+                    self._replace_holder(late, 0, _Place())
 
     @override
     def _state(self) -> str:
