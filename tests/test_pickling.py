@@ -121,7 +121,7 @@ def test_data_too_deep_for_the_explanation(forked: LockedPool) -> None:
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(RecursionError, match=r"^(?!.*isinstance)"):
+    with pytest.raises(RecursionError, match="while pickling"):
         forked.apply(tasks.add, (deep,))
 
 

@@ -247,6 +247,18 @@ def test_lock_is_freed_with_its_pool(factory: Callable[..., LockedPool], method:
         gc.enable()
 
 
+@pytest.mark.parametrize("name", ["map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered"])
+def test_chunksize(factory: Callable[..., LockedPool], name: str) -> None:
+    with factory(1) as pool:
+        method: Any = getattr(pool, name)
+        for chunksize in 0, -1:
+            with pytest.raises(ValueError, match=rf"(?i)chunksize must be 1.*{chunksize}"):
+                method(abs, [1, 2], chunksize)
+        items: Any = [(1,), (2,)] if "star" in name else [1, 2]
+        result = method(abs, items, None)
+        assert sorted(result.get() if "async" in name else result) == [1, 2]
+
+
 def test_workers_do_not_start_when_the_first_cannot() -> None:
     before = children()
     with pytest.raises(RuntimeError, match="context='spawn'"):

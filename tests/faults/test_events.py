@@ -257,10 +257,10 @@ def _raise(error: type[BaseException]) -> NoReturn:
 def test_task_leaves_a_lock_held(factory: Factory, method: str, kind: str) -> None:
     locks = {"guard": MADE[kind](context=method)} if kind != "Lock" else ["guard"]
     with factory(1, locks=locks, context=method) as pool:
-        with pytest.warns(RuntimeWarning, match="take_and_return.*ended while it held guard"):
+        with pytest.warns(RuntimeWarning, match="take_and_return.*ended while it held 'guard'"):
             assert pool.apply(tasks.take_and_return, (pool.lock,)) == "done"
         with (
-            pytest.warns(RuntimeWarning, match="take_and_raise.*ended while it held guard"),
+            pytest.warns(RuntimeWarning, match="take_and_raise.*ended while it held 'guard'"),
             pytest.raises(ValueError, match="as ordered"),
         ):
             pool.apply(tasks.take_and_raise, (pool.lock,))
