@@ -7,6 +7,7 @@ import pickle
 import selectors
 import weakref
 from functools import partial
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -18,7 +19,7 @@ from ._failures import initializer_failed, pool_ended, starts_failed
 from ._inbox import Inbox
 from ._intake import Intake
 from ._outcomes import Outcomes
-from ._process import EndedEarlyError, describe, describe_exit, exit_code, has_ended, show_error
+from ._process import LOOK_UP, EndedEarlyError, describe, describe_exit, exit_code, has_ended, show_error
 from ._reclaim import INTERVAL, Reclaimer
 
 _STARTS = 3  # workers in a row that may end before they are ready
@@ -54,7 +55,9 @@ class Channel:
         self._leaving = False  # the workers were told that no task will come
         self._crew_ended = False
         self._terminating = False
-        self._ending: list[Worker] = []  # whose pipe has ended, if nothing else tells of their own end
+        self._unwatched: list[Worker] = []  # of whose end no descriptor tells
+        self._ending = False  # the pipe of one of those has ended
+        self._look_at = 0.0  # when to look at those all the same: a stranger may keep the pipe open
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
         self._purging = False  # no worker is to be left when a lost lock is freed
         _channels.add(self)
@@ -103,9 +106,10 @@ class Channel:
 
     # The result handler.
 
-    def run(self) -> None:
-        """Be the thread that does all the rest, until the pool has ended."""
+    def run(self, worker_handler: Thread) -> None:
+        """Be the thread that does all the rest, until the pool has ended; start the *worker_handler*."""
         try:
+            worker_handler.start()
             while not self._is_over():
                 self._once()
         except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
@@ -157,7 +161,9 @@ class Channel:
     def _timeout(self, *, again: bool) -> float | None:
         if self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
             return INTERVAL
-        return _SOON if again else None
+        if again:
+            return _SOON
+        return LOOK_UP if self._unwatched else None
 
     def _end(self, *, no_more: bool) -> None:
         """Do what is left to do once the pool is closed or terminated."""
@@ -189,6 +195,8 @@ class Channel:
         self._selector.register(worker.sock, selectors.EVENT_READ, worker)
         if worker.death >= 0:
             self._selector.register(worker.death, selectors.EVENT_READ, worker)
+        else:
+            self._unwatched.append(worker)
         if not self._dispatcher.go_on(worker):
             self._watch_writing(worker)
         if self._terminating:
@@ -231,8 +239,7 @@ class Channel:
             goes_on = False
         if not goes_on:
             self._selector.unregister(worker.sock)
-            if worker.death < 0:
-                self._ending.append(worker)
+            self._ending |= worker.death < 0
             return False
         tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
         self._outcomes.set(
@@ -250,9 +257,13 @@ class Channel:
             self._cause = None
 
     def _bury_ended(self) -> None:
-        for worker in [worker for worker in self._ending if has_ended(worker.process)]:
-            self._ending.remove(worker)
+        now = monotonic()
+        if not self._unwatched or (now < self._look_at and not self._ending):
+            return
+        self._look_at = now + LOOK_UP
+        for worker in [worker for worker in self._unwatched if has_ended(worker.process)]:
             self._bury(worker)
+        self._ending = any(worker.sock not in self._selector.get_map() for worker in self._unwatched)
 
     def _bury(self, worker: Worker) -> None:
         """Learn that *worker* has ended: its results are in, its tasks go to others."""
@@ -262,6 +273,8 @@ class Channel:
             self._selector.unregister(worker.sock)
         if worker.death >= 0:
             self._selector.unregister(worker.death)
+        else:
+            self._unwatched.remove(worker)
         pid = worker.process.pid
         tasks = self._dispatcher.remove(worker)
         code = exit_code(worker.process)

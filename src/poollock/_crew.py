@@ -92,7 +92,8 @@ class Worker:
 
         A descriptor of the process itself, where there is one: the standard sentinel is a pipe,
         and what the worker has forked, or the pool's process beside it, holds its other end too.
-        Elsewhere it is the end of the worker's own pipe, which neither of them keeps open.
+        Elsewhere it is the end of the worker's own pipe, which neither of them keeps open, and a look
+        now and then: a process that is forked while the pipe is made or closed has a copy.
         """
         if hasattr(os, "pidfd_open"):
             with suppress(OSError):  # not allowed here, no descriptor left, or the worker is no more

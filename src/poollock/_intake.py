@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from ._callbacks import report
 from ._dispatch import Dispatcher, Task
+from ._failures import pool_ended
 from ._inbox import Inbox
 from ._outcomes import Outcomes
 from ._pickling import dump_task, explained
@@ -37,7 +40,11 @@ class Intake:
     def run(self, tasks: SimpleQueue[Any]) -> None:
         """Be the thread that takes what the pool's methods put into *tasks*, until that is None."""
         for sequence, set_length in iter(tasks.get, None):
-            self._put_all(sequence, set_length)
+            try:
+                self._put_all(sequence, set_length)
+            except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
+                report()
+                self._inbox.post(partial(self._outcomes.fail_all, pool_ended))
             del sequence, set_length  # nothing of it is to stay alive until the next comes
         self.ended = True
         self._inbox.wake()
@@ -61,14 +68,18 @@ class Intake:
             made = Task(job, index, func, args)
             try:
                 made.payload = dump_task(func, args, kwds)
-            except Exception as error:  # noqa: BLE001 - it is the task's
-                name, first = self._outcomes.name(made), self._outcomes.first_item(made)
-                self._fail(job, index, explained(error, func, args, kwds, name=name, first=first))
-            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is, too
-                self._fail(job, index, error)
+            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
+                self._fail(job, index, self._explained(error, made, func, args, kwds))
             else:
                 self._dispatcher.put(made)
         return True
+
+    def _explained(self, error: BaseException, task: Task, *what: Any) -> BaseException:
+        if isinstance(error, Exception):
+            with suppress(BaseException):  # whatever the user's objects do when they are looked at
+                name, first = self._outcomes.name(task), self._outcomes.first_item(task)
+                return explained(error, *what, name=name, first=first)
+        return error
 
     def _fail(self, job: int, index: int, error: BaseException) -> None:
         self._inbox.post(partial(self._outcomes.set, [(job, index, (False, error))]))

@@ -168,10 +168,10 @@ class LockManager(BaseManager):
 
     def _ended_early(self, error: BaseException) -> ManagerDiedError:
         this: Any = self  # _process is not in typeshed
-        if isinstance(error, EndedEarlyError):
-            code = error.code
+        if isinstance(error, EndedEarlyError) or not this._process._popen:
+            code = getattr(error, "code", None)
         else:
-            code = exit_code(this._process) if this._process._popen else None
+            code = exit_code(this._process)
         return ManagerDiedError(
             f"the manager process that {describe()} started {describe_exit(code)}, before it was ready. "
             "It must be able to import the main module, and needs memory to start"

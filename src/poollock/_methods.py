@@ -364,11 +364,11 @@ class PoolMethods(multiprocessing.pool.Pool):
         **kwds: Any,
     ) -> Any:
         standard: Any = super()
+        iterable = iterable if isinstance(iterable, Sized) else list(iterable)
         if chunksize is None:
             # By the number that there should be: while workers are replaced, there may be none.
-            iterable = iterable if isinstance(iterable, Sized) else list(iterable)
             chunksize = -(-len(iterable) // (self._processes * 4))
-        elif chunksize < 1:
+        elif chunksize < 1 and len(iterable):
             raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
         return self._unless_ended(
             standard._map_async(func, iterable, mapper, chunksize, *map(reported, callbacks), **kwds)

@@ -76,14 +76,14 @@ class Outcomes:
         value: Any
         try:
             success, value, left = pickle.loads(payload)
+            if not success and type(value) is MaybeEncodingError:
+                value.value = f"{value.value} of {self.name(task)}"
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
             failure = pickle.UnpicklingError(
                 f"the result of {self.name(task)} cannot be unpickled in {describe()}: {show_error(error)}"
             )
             failure.__cause__ = error
             success, value, left = False, failure, None
-        if isinstance(value, MaybeEncodingError):
-            value.value += f" of {self.name(task)}"
         if left:
             self._warn(task, left)
         return task.job, task.index, (success, value)

@@ -86,6 +86,8 @@ def explained(
         name: How a message names the task.
         first: The number of the chunk's first item among all, if that is known.
     """
+    if isinstance(error, RecursionError):  # no part of it is to blame
+        return error
     if func is mapstar or func is starmapstar:
         func, items = args[0]
         among = " of the chunk" if first is None else ""
@@ -93,11 +95,11 @@ def explained(
     else:
         parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
         parts += [(f"argument {keyword!r}", arg) for keyword, arg in kwds.items()]
-    try:
-        culprits = (_culprit(where, part, set()) for where, part in [("the function", func), *parts])
-        path, blamed = next(filter(None, culprits))
-    except (StopIteration, RecursionError):
+    culprits = (_culprit(where, part, set()) for where, part in [("the function", func), *parts])
+    culprit = next(filter(None, culprits), None)
+    if culprit is None:
         return error
+    path, blamed = culprit
     message = (
         f"{error}\nThe task {name} cannot be sent from {describe()} to a worker:\n"
         f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}."
@@ -218,15 +220,15 @@ def _way_out(part: Any) -> str:
         if "<" in part.__qualname__:
             return "Only what a module defines at its top level can be sent: move it there"
         return "Only what its module has under that name can be sent: if that was reloaded, import it again"
-    if type(part).__module__.startswith("multiprocessing.") and not isinstance(part, Pool):
-        return (
-            "What processes share reaches a worker only while that is started: hand it over by the "
-            "initializer, locked_pool(4, initializer, (it,)), which puts it into a global"
-        )
     if isinstance(part, Pool):
         return (
             "A pool belongs to the process that made it. Leave it out in the object's __getstate__, "
             "or make the task a module-level function"
+        )
+    if type(part).__module__.startswith("multiprocessing."):
+        return (
+            "What processes share reaches a worker only while that is started: hand it over by the "
+            "initializer, locked_pool(4, initializer, (it,)), which puts it into a global"
         )
     return (
         "Leave it out in its object's __getstate__ and make it anew in the worker, or make the task a "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import multiprocessing.pool
 import os
-from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from queue import SimpleQueue
-from threading import Thread, get_ident
+from threading import Thread, current_thread
 from types import MappingProxyType
 from typing import Any
 from weakref import ref
@@ -110,10 +109,10 @@ class LockedPool(PoolMethods):
                     del error  # which has this frame
             for worker in workers:
                 channel.add(worker)
-            keeper = start_new_thread(channel.handle_workers, ())  # Thread.start() would wait until it runs
+            self._worker_handler = Thread(target=channel.handle_workers, daemon=True)
             self._task_handler = _start_thread(channel.intake.run, self._taskqueue)
-            self._result_handler = _start_thread(channel.run)
-            own = {keeper, self._task_handler.ident, self._result_handler.ident}
+            # Which starts the first, so that this thread need not wait for that.
+            self._result_handler = _start_thread(channel.run, self._worker_handler)
         except BaseException:  # not enough memory, say, for all the processes or threads
             crew.stop()
             self._taskqueue.put(None)
@@ -123,7 +122,14 @@ class LockedPool(PoolMethods):
         self._terminate = Finalize(
             self,
             self._terminate_pool,
-            args=(ref(self), self._taskqueue, channel, self._result_handler, own),
+            args=(
+                ref(self),
+                self._taskqueue,
+                channel,
+                self._result_handler,
+                self._task_handler,
+                self._worker_handler,
+            ),
             exitpriority=15,
         )
         self._state = multiprocessing.pool.RUN
@@ -202,12 +208,12 @@ class LockedPool(PoolMethods):
         taskqueue: SimpleQueue[Any],
         channel: Channel,
         result_handler: Thread,
-        own: set[int | None],
+        *handlers: Thread,
     ) -> None:
         channel.terminate()
         taskqueue.put(None)
         # Without a pool the garbage collector calls this, in any thread, which may have any lock.
-        if pool() is not None and get_ident() not in own:
+        if pool() is not None and current_thread() not in (result_handler, *handlers):
             result_handler.join()
 
 

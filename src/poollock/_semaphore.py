@@ -20,12 +20,12 @@ _MOMENT = 0.1  # seconds, if who has it may be dead
 
 
 class _Place:
-    """One that this process has taken; *signed* is whether a word says so."""
+    """One that this process has taken: whether a word says so, and whether it has been given back."""
 
-    __slots__ = ("signed",)
+    __slots__ = ("gone", "signed")
 
     def __init__(self) -> None:
-        self.signed = False
+        self.gone = self.signed = False
 
 
 @final
@@ -45,7 +45,7 @@ class Semaphore(SemaphoreLock):
     __slots__ = ("_claims", "_put_off", "_takers", "_value")
 
     _claims: Lock
-    _put_off: list[int]  # for each word of this process that is still to be cleared, its pid
+    _put_off: list[_Place]  # that are no more, and whose words are still to be cleared
     _takers: dict[_Place, int]  # of the places that this process has, the threads that took them
     _value: int
 
@@ -93,8 +93,10 @@ class Semaphore(SemaphoreLock):
                 return False
             self._takers[place] = get_ident()
             self._replace_holder(0, os.getpid(), place)
+            if place.signed and place.gone:  # a signal handler has given it back meanwhile
+                self._replace_holder(os.getpid(), 0, place)
         except BaseException:  # of a signal handler, say: how far has it come?
-            if any(took):
+            if any(took) and not place.gone:
                 self._takers[place] = get_ident()
                 self._release(place)
             raise
@@ -119,6 +121,7 @@ class Semaphore(SemaphoreLock):
             taken.extend(map(self._takers.pop, [place], [None]))  # in one step
             if taken == [None]:
                 return False
+            place.gone = True
             if place.signed:
                 self._replace_holder(os.getpid(), 0, place)
             in_one_step(*give_back)
@@ -198,11 +201,11 @@ class Semaphore(SemaphoreLock):
 
     def _replace_holder(self, old: int, new: int, place: _Place) -> None:
         if self._claims._is_mine():  # a signal handler in the middle of this: the words only say who holds it
-            self._put_off += [old] if old else []
+            self._put_off += [place] if old else []
             return
         try:
             if not self._claims.acquire(timeout=_PATIENCE):
-                self._put_off += [old] if old else []
+                self._put_off += [place] if old else []
                 return
             holders = self._words.tolist()[HOLDER:]
             if old and old not in holders:  # given back by another than who took it
@@ -215,11 +218,11 @@ class Semaphore(SemaphoreLock):
             if self._claims._is_mine():
                 self._claims.release()
             raise
-        for _ in range(len(self._put_off)):
-            with suppress(IndexError):  # another thread may do it
-                late = self._put_off.pop()
-                if self._signed():
-                    self._replace_holder(late, 0, _Place())
+        late: list[_Place] = []
+        with suppress(IndexError):  # another thread may do it
+            late.append(self._put_off.pop())
+        if late and late[0].signed:
+            self._replace_holder(os.getpid(), 0, late[0])
 
     @override
     def _state(self) -> str:

@@ -35,6 +35,7 @@ from poollock import (
     RLock,
     Semaphore,
     WorkerDiedError,
+    _crew,
     _reclaim,
     _standard,
     locked_pool,
@@ -695,6 +696,30 @@ def test_death_is_seen_though_no_descriptor_tells_of_it(
         path.unlink()
     with factory(1, maxtasksperchild=1, context=method) as pool:
         assert pool.map(tasks.square, range(4), chunksize=1) == [0, 1, 4, 9]
+
+
+def test_death_is_seen_though_a_stranger_keeps_the_pipe_open(
+    factory: Factory, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that another thread forked in the very moment; and nothing else tells."""
+    kept: list[int] = []
+    standard = _crew.Worker.start
+
+    def refuse(*_: int) -> int:
+        raise PermissionError(1, "as in a sandbox")
+
+    def start(worker: _crew.Worker) -> None:
+        kept.append(os.dup(worker.end.sock.fileno()))
+        standard(worker)
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    monkeypatch.setattr(_crew.Worker, "start", start)
+    with factory(2, context=method) as pool:
+        with pytest.raises(WorkerDiedError, match="SIGKILL"):
+            pool.apply(tasks.kill)
+        assert pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+    for fd in kept:
+        os.close(fd)
 
 
 PARENT = """
