@@ -50,6 +50,16 @@ class Refuses:
         return int, ("abc",)
 
 
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("text")
+
+
+class Unexplained:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise NoTextError
+
+
 class CustomError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(one, two)
@@ -167,6 +177,12 @@ def test_private_method(forked: LockedPool) -> None:
 
 def test_error_of_an_unknown_type(forked: LockedPool) -> None:
     assert "CustomError: (1, 2)" in message(forked, tasks.add, RaisesItsOwn(), error=pickle.PicklingError)
+
+
+def test_explanation_that_fails(forked: LockedPool) -> None:
+    with pytest.raises(NoTextError):
+        forked.apply(tasks.add, (Unexplained(),))
+    assert forked.apply(tasks.add, (1, 2)) == 3
 
 
 def test_cycle(forked: LockedPool) -> None:

@@ -109,7 +109,7 @@ class Channel:
     def run(self, worker_handler: Thread) -> None:
         """Be the thread that does all the rest, until the pool has ended; start the *worker_handler*."""
         try:
-            worker_handler.start()
+            self._start(worker_handler)
             while not self._is_over():
                 self._once()
         except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
@@ -123,6 +123,13 @@ class Channel:
             self._outcomes.fail_all(pool_ended, now=True)
             self.abandon()
             self._outcomes.close()
+
+    def _start(self, worker_handler: Thread) -> None:
+        try:
+            worker_handler.start()
+        except RuntimeError:  # this process gets no more threads
+            report()
+            self._crew_ended = self._terminating = True
 
     def _is_over(self) -> bool:
         return (

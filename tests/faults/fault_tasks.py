@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conftest import running, wait_until
-from poollock import BaseLock, _worker, current_lock
+from poollock import BaseLock, _standard, _worker, current_lock
 
 HUNDRED_MB = 100 << 20
 
@@ -191,6 +191,26 @@ def leave_a_child(path: str) -> None:
             time.sleep(0.002)
         os._exit(0)
     kill()
+
+
+class Odd:
+    """A proxy of something that is not there, say."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            raise RuntimeError
+        return object.__getattribute__(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Odd, ()
+
+
+def give_odd() -> Odd:
+    return Odd()
+
+
+def give_maybe_encoding_error() -> Any:
+    return _standard.MaybeEncodingError(RuntimeError(), "value")
 
 
 class Unshowable(Exception):  # noqa: N818 - it is what it is

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import resource_tracker
@@ -848,6 +849,39 @@ def test_callbacks_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatc
         pool.close()
         pool.join()
     assert seen == [0, 1, 4]
+
+
+def test_pool_that_gets_no_thread_for_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if "handle_workers" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    with locked_pool(2) as pool, pytest.raises(BrokenPoolError):
+        pool.apply(tasks.square, (3,))
+    assert [args.exc_type for args in reported] == [RuntimeError]
+
+
+def test_terminate_by_another_thread_after_close(factory: Factory, method: str) -> None:
+    with factory(2, context=method) as pool:
+        pool.apply_async(time.sleep, (20,))
+        pool.close()
+        pool._task_handler.join()  # a later thread may have its ident
+        pids = workers(pool)
+        thread = threading.Thread(target=pool.terminate)
+        thread.start()
+        thread.join()
+        assert not any(running(pid) for pid in pids)
+
+
+def test_result_with_a_class_of_its_own_mind(pool: LockedPool) -> None:
+    assert type(pool.apply(tasks.give_odd)) is tasks.Odd
+    assert pool.apply(tasks.give_maybe_encoding_error).value == "'value'"
 
 
 def test_callback_is_the_last_thing_before_the_end() -> None:
