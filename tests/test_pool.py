@@ -160,6 +160,7 @@ def test_no_process_is_left(factory: Callable[..., LockedPool], method: str, end
             warnings.simplefilter("ignore", ResourceWarning)  # as from a Pool that nobody closed
             del pool
             gc.collect()
+        wait_until(lambda: children() == before)  # the garbage collector does not
     assert children() == before
 
 

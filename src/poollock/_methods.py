@@ -364,7 +364,8 @@ class PoolMethods(multiprocessing.pool.Pool):
         **kwds: Any,
     ) -> Any:
         standard: Any = super()
-        iterable = iterable if isinstance(iterable, Sized) else list(iterable)
+        if chunksize is None or chunksize < 1:
+            iterable = iterable if isinstance(iterable, Sized) else list(iterable)
         if chunksize is None:
             # By the number that there should be: while workers are replaced, there may be none.
             chunksize = -(-len(iterable) // (self._processes * 4))

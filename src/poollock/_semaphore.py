@@ -218,8 +218,10 @@ class Semaphore(SemaphoreLock):
             if self._claims._is_mine():
                 self._claims.release()
             raise
+        if not self._put_off:
+            return
         late: list[_Place] = []
-        with suppress(IndexError):  # another thread may do it
+        with suppress(IndexError):  # another thread may have done it
             late.append(self._put_off.pop())
         if late and late[0].signed:
             self._replace_holder(os.getpid(), 0, late[0])
