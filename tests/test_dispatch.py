@@ -72,7 +72,7 @@ class Played:
         self.dispatcher = dispatcher
         self.received: list[tuple[int, int]] = []
         dispatcher.workers.append(self.worker)
-        dispatcher.answered(self.worker, [])
+        dispatcher.answered(self.worker, [], 0)
 
     def begin(self) -> int:
         """Begin the next task that was not taken back; return which it is."""
@@ -86,8 +86,8 @@ class Played:
                 words[BEGUN] = number
                 return item
 
-    def answer(self, micros: int = 1) -> None:
-        self.dispatcher.answered(self.worker, [micros])
+    def answer(self, micros: int = 1, size: int = 1) -> None:
+        self.dispatcher.answered(self.worker, [micros], size)
 
 
 def task(number: int) -> Task:
@@ -130,6 +130,29 @@ def test_tasks_begin_in_the_order_in_which_they_came(both: bool) -> None:  # noq
     for played in one, two:
         played.worker.end.sock.close()
         played.worker.close()
+
+
+def test_nobody_waits_while_there_are_answers_or_large_ones() -> None:
+    dispatcher = Dispatcher(1, lambda: None)
+    played = Played(dispatcher)
+    with played.worker.end.sock as sock, played.worker.sock:
+        for number in range(100):
+            dispatcher.put(task(number))
+        for _ in range(6):
+            played.begin()
+            played.answer()
+        assert dispatcher.slack() > 0
+        sock.send(bytes(1 << 15))
+        assert played.worker.reader.receive()
+        assert dispatcher.slack() == 0
+        played.worker.reader.is_full = False
+        assert dispatcher.slack() > 0
+        while len(played.worker.running) > 1:
+            played.begin()
+            played.answer(size=1 << 20)
+        played.begin()
+        played.answer(size=1 << 20)
+        assert len(played.worker.running) == 1
 
 
 class WithoutMemory:

@@ -248,7 +248,8 @@ class Channel:
             self._selector.unregister(worker.sock)
             self._ending |= worker.death < 0
             return False
-        tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames])
+        size = len(frames[-1][1]) if frames else 0
+        tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames], size)
         self._outcomes.set(
             [self._outcomes.load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _AHEAD = 64  # tasks that a worker has at most, the one that it runs among them
 _OVERHEAD = 0.00001  # seconds that the least task takes a worker
 _TINY = 250  # microseconds; after a longer task, none is sent ahead
+_ANSWERS = 1 << 16  # bytes that a worker can send, safely, before it has to wait for the pool
 _LONG = 0.005  # seconds after which nothing is left waiting behind a task
 _SMALL = 1 << 14  # bytes; a larger task is sent only to a worker that has nothing else to do
 _BACKLOG = 192  # tasks that are pickled before it is their turn, and four more for each worker
@@ -90,18 +91,27 @@ class Dispatcher:
             self._room.clear()
         self._room.wait()
 
-    def answered(self, worker: Worker, micros: list[int]) -> list[Task]:
-        """Return the tasks that *worker* has done, each in so many *micros*econds, and give it others."""
+    def answered(self, worker: Worker, micros: list[int], size: int) -> list[Task]:
+        """Return the tasks that *worker* has done, and give it others.
+
+        Args:
+            worker: The worker.
+            micros: Microseconds that each of them took.
+            size: Bytes of the last answer.
+        """
         tasks = [worker.running.popleft() for _ in micros]
         if tasks:
             worker.done += len(tasks)
-            worker.ahead = min(worker.ahead * 2, _AHEAD) if micros[-1] < _TINY else 1
+            most = min(_AHEAD, _ANSWERS // (size + 1))
+            worker.ahead = max(1, min(worker.ahead * 2, most)) if micros[-1] < _TINY else 1
         with self._lock:
             self._feed(worker)
         return tasks
 
     def slack(self) -> float:
         """Return for how many seconds the workers that have tiny tasks have enough of them."""
+        if any(worker.reader.is_full for worker in self.workers):  # there are answers that wait
+            return 0.0
         ahead = [count for worker in self.workers if (count := len(worker.running)) > 1]
         return min(ahead, default=0) * _OVERHEAD
 

@@ -48,6 +48,7 @@ class FrameReader:
         self._start = 0  # of what was read and not yet taken
         self._end: int = 0
         self._length = 0  # of the frame that begins at start, if it has arrived in part
+        self.is_full = False  # there was no room for more, which may have arrived
 
     def receive(self) -> bool:
         """Read once what has arrived; return whether the stream goes on.
@@ -66,6 +67,7 @@ class FrameReader:
             self._view, self._start, self._end = view, 0, len(rest)
         count = self._sock.recv_into(self._view[self._end :])
         self._end += count
+        self.is_full = self._end == len(self._view)
         return count > 0
 
     @property

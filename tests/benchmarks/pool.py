@@ -32,6 +32,10 @@ def megabyte(_: int) -> bytes:
     return bytes(MEGABYTE)
 
 
+def ten_kilobytes(_: int) -> bytes:
+    return bytes(10_000)
+
+
 def sleep(seconds: float) -> bool:
     if seconds:
         time.sleep(seconds)
@@ -55,6 +59,7 @@ WORK: dict[str, Callable[[Any], object]] = {
     "20,000 tasks by map(chunksize=1)": lambda pool: pool.map(nothing, range(20_000), chunksize=1),
     "20,000 tasks by imap_unordered": lambda pool: deque(pool.imap_unordered(nothing, range(20_000)), 0),
     "a million items by map": lambda pool: pool.map(nothing, range(1_000_000)),
+    "5,000 results of 10 kB": lambda pool: deque(pool.imap_unordered(ten_kilobytes, range(5_000)), 0),
     "200 results of 1 MB": lambda pool: deque(pool.imap_unordered(megabyte, range(200)), 0),
     "200 arguments of 1 MB": lambda pool: pool.map(nothing, [bytes(MEGABYTE)] * 200, chunksize=1),
     "2,000 apply": lambda pool: [pool.apply(nothing, (0,)) for _ in range(2_000)],
