@@ -122,6 +122,16 @@ def test_word_that_a_signal_handler_could_not_clear(monkeypatch: pytest.MonkeyPa
     assert not semaphore._give_back()
 
 
+def test_word_is_cleared_once_though_two_threads_do_it() -> None:
+    semaphore = Semaphore(2)
+    semaphore.acquire()
+    semaphore._words[2] = 1  # another process has the other place
+    (place,) = semaphore._takers
+    for _ in range(2):
+        semaphore._replace_holder(ME, 0, place)
+    assert semaphore.holders == (1,)
+
+
 def test_semaphore_that_grew_gives_the_place_of_a_dead_process_back() -> None:
     semaphore = Semaphore(1)
     semaphore.release()

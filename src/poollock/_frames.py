@@ -48,7 +48,7 @@ class FrameReader:
         self._start = 0  # of what was read and not yet taken
         self._end: int = 0
         self._length = 0  # of the frame that begins at start, if it has arrived in part
-        self.is_full = False  # there is a part of a frame, and no room for more of it, which may have arrived
+        self.is_full = False  # there was no room for more, which may have arrived
 
     def receive(self) -> bool:
         """Read once what has arrived; return whether the stream goes on.
@@ -94,7 +94,7 @@ class FrameReader:
             self._start = stop
             self._length = 0
         if self._start == self._end:
-            self.is_full = False
+            self.is_full &= len(found) > 1  # else the room was made for that one
             if len(self._view) > _KEPT:
                 self._start = self._end = 0
                 self._view = memoryview(b"")  # what has arrived is the payloads' alone

@@ -96,7 +96,9 @@ class Semaphore(SemaphoreLock):
             if place.signed and place.gone:  # a signal handler has given it back meanwhile
                 self._replace_holder(os.getpid(), 0, place)
         except BaseException:  # of a signal handler, say: how far has it come?
-            if any(took) and not place.gone:
+            if place.gone and place.signed:
+                self._replace_holder(os.getpid(), 0, place)
+            elif any(took) and not place.gone:
                 self._takers[place] = get_ident()
                 self._release(place)
             raise
@@ -127,6 +129,7 @@ class Semaphore(SemaphoreLock):
             in_one_step(*give_back)
         except BaseException:  # as above; the rest is done all the same
             if taken and taken[-1] is not None:
+                place.gone = True
                 if place.signed:
                     self._replace_holder(os.getpid(), 0, place)
                 in_one_step(*give_back)
@@ -207,6 +210,9 @@ class Semaphore(SemaphoreLock):
             if not self._claims.acquire(timeout=_PATIENCE):
                 self._put_off += [place] if old else []
                 return
+            if old and not place.signed:  # another thread has cleared it meanwhile
+                self._claims.release()
+                return
             holders = self._words.tolist()[HOLDER:]
             if old and old not in holders:  # given back by another than who took it
                 old = next(filter(None, holders), old)
@@ -223,7 +229,7 @@ class Semaphore(SemaphoreLock):
         late: list[_Place] = []
         with suppress(IndexError):  # another thread may have done it
             late.append(self._put_off.pop())
-        if late and late[0].signed:
+        if late:
             self._replace_holder(os.getpid(), 0, late[0])
 
     @override
