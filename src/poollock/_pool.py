@@ -122,14 +122,7 @@ class LockedPool(PoolMethods):
         self._terminate = Finalize(
             self,
             self._terminate_pool,
-            args=(
-                ref(self),
-                self._taskqueue,
-                channel,
-                self._result_handler,
-                self._task_handler,
-                self._worker_handler,
-            ),
+            args=(ref(self), self._taskqueue, channel),
             exitpriority=15,
         )
         self._state = multiprocessing.pool.RUN
@@ -202,19 +195,14 @@ class LockedPool(PoolMethods):
         self._crew.ask()
 
     @classmethod
-    def _terminate_pool(
-        cls,
-        pool: ref[Any],
-        taskqueue: SimpleQueue[Any],
-        channel: Channel,
-        result_handler: Thread,
-        *handlers: Thread,
-    ) -> None:
+    def _terminate_pool(cls, of: ref[Any], taskqueue: SimpleQueue[Any], channel: Channel) -> None:
         channel.terminate()
         taskqueue.put(None)
-        # Without a pool the garbage collector calls this, in any thread, which may have any lock.
-        if pool() is not None and current_thread() not in (result_handler, *handlers):
-            result_handler.join()
+        pool = of()
+        if pool is None:  # the garbage collector calls this, in any thread, which may have any lock
+            return
+        if current_thread() not in (pool._result_handler, pool._task_handler, pool._worker_handler):
+            pool._result_handler.join()
 
 
 def _reference(lock: BaseLock) -> Callable[[], BaseLock | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from functools import partial
 from multiprocessing.context import BaseContext
 from threading import get_ident
@@ -93,12 +92,12 @@ class Semaphore(SemaphoreLock):
                 return False
             self._takers[place] = get_ident()
             self._replace_holder(0, os.getpid(), place)
-            if place.signed and place.gone:  # a signal handler has given it back meanwhile
+            if place.gone:  # a signal handler, or another thread, has given it back meanwhile
                 self._replace_holder(os.getpid(), 0, place)
         except BaseException:  # of a signal handler, say: how far has it come?
-            if place.gone and place.signed:
+            if place.gone:
                 self._replace_holder(os.getpid(), 0, place)
-            elif any(took) and not place.gone:
+            elif any(took):
                 self._takers[place] = get_ident()
                 self._release(place)
             raise
@@ -224,13 +223,9 @@ class Semaphore(SemaphoreLock):
             if self._claims._is_mine():
                 self._claims.release()
             raise
-        if not self._put_off:
-            return
-        late: list[_Place] = []
-        with suppress(IndexError):  # another thread may have done it
-            late.append(self._put_off.pop())
-        if late:
-            self._replace_holder(os.getpid(), 0, late[0])
+        late, self._put_off = self._put_off, []
+        for gone in late:
+            self._replace_holder(os.getpid(), 0, gone)
 
     @override
     def _state(self) -> str:
