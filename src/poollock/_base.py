@@ -1,25 +1,19 @@
-"""What every lock has in common, and how a lock travels to a worker.
-
-A lock is pickled in two ways.  While a process is being started it travels whole: the
-semaphore and its shared words.  At any other time, in a task or a result, it travels as its
-identity, and the receiving process answers with the lock that it already has.
-"""
+"""What every lock has in common, and which of them a pool has put into this process."""
 
 from __future__ import annotations
 
 import os
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar, final
+from typing import Any
 
+from ._arrival import every_lock, known, rebuilt, received
 from ._errors import LockNotInstalledError, LockTimeoutError
 from ._process import describe
 
-_known: weakref.WeakValueDictionary[bytes, BaseLock] = weakref.WeakValueDictionary()
 _installed: dict[str, BaseLock] = {}
 _kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else keeps alive
 
@@ -204,84 +198,18 @@ class BaseLock(ABC):
         self._identity = identity or os.urandom(16)
         self._is_part = self._is_pools = False
         self._name = name
-        _known[self._identity] = self
+        known[self._identity] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = get_spawning_popen()
         if popen is None:
-            return _received, (self._identity, self._name)
+            return received, (self._identity, self._name)
         if self.only_by_fork:
             raise RuntimeError(
                 f"{self.label} was made for the start method 'fork' and cannot be given to a process "
                 f"that starts by {popen.method!r}; make it with context={popen.method!r}"
             )
-        return _rebuilt, (type(self), self._identity, self._name, self._parts())
-
-
-_Lock = TypeVar("_Lock", bound=BaseLock)
-
-
-def _rebuilt(
-    cls: type[_Lock], identity: bytes, name: str | None, parts: tuple[Any, ...]
-) -> _Lock | _AbsentLock:
-    known = _known.get(identity)
-    if isinstance(known, cls):
-        return known
-    if any(isinstance(part, _AbsentLock) for part in parts):
-        return _AbsentLock(identity, name)
-    lock = cls.__new__(cls)
-    try:
-        lock._assemble(parts)
-    except OSError:  # its maker has ended, and its semaphore with it: only its users should mind
-        return _AbsentLock(identity, name)
-    lock._register(identity, name)
-    return lock
-
-
-def _received(identity: bytes, name: str | None) -> BaseLock | _AbsentLock:
-    """Answer an identity with this process's lock.
-
-    One that is not here must not fail before it is used: an error while a task is unpickled
-    kills the workers of the standard pools, one after the other.
-    """
-    known = _known.get(identity)
-    return _AbsentLock(identity, name) if known is None else known
-
-
-@final
-class _AbsentLock:
-    """What stands for a lock that this process does not have: it fails when it is used."""
-
-    def __init__(self, identity: bytes, name: str | None) -> None:
-        self._identity = identity
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> NoReturn:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        raise LockNotInstalledError(
-            f"{self!r} is used in {describe()}, which it never reached. A locked_pool has its own locks and "
-            "those made before it, for its own start method: make the lock before the pool, or pass it in "
-            "locks=. For any other pool, pass initializer=lock.install"
-        )
-
-    def __enter__(self) -> bool:
-        return bool(self.acquire())
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return f"<absent lock {self._name!r}>" if self._name else "<absent lock, unnamed>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (self._identity, self._name)
-
-
-def every_lock() -> list[BaseLock]:
-    """Return every lock alive in this process."""
-    # valuerefs() copies in one step: another thread may make a lock meanwhile.
-    return [lock for ref in _known.valuerefs() if (lock := ref()) is not None]
+        return rebuilt, (type(self), self._identity, self._name, self._parts())
 
 
 def known_locks() -> list[BaseLock]:

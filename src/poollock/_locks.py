@@ -10,7 +10,8 @@ from operator import attrgetter, methodcaller
 from threading import active_count
 from typing import TYPE_CHECKING, Any, final
 
-from ._base import BaseLock, every_lock
+from ._arrival import every_lock
+from ._base import BaseLock
 from ._errors import PoolLockError
 from ._process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
 from ._typing import override
