@@ -63,11 +63,10 @@ def _read_property(  # noqa: PLR0917 - autodoc's
 
 
 def _show_public_bases(app: Sphinx, name: str, obj: object, options: object, bases: list[type]) -> None:
-    """Show the bases of a private base in its place."""
+    """Show the nearest public base in place of a private one."""
     bases[:] = [
-        public
+        next(public for public in base.__mro__ if not public.__module__.startswith("poollock._"))
         for base in bases
-        for public in (base.__bases__ if base.__module__.startswith("poollock._") else (base,))
     ]
 
 

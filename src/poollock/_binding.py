@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
 from itertools import takewhile
 from types import FunctionType, MethodType
@@ -82,6 +82,17 @@ def bind_locks(
         f"the pool cannot pass its locks to {name}{signature}, called with {count} positional "
         f"argument{'' if count == 1 else 's'}: {reason}{way_out}"
     )
+
+
+def bind_star(
+    func: Callable[..., _T], iterable: Iterable[Iterable[Any]], locks: Mapping[str, BaseLock]
+) -> tuple[Callable[..., _T], Iterable[Iterable[Any]]]:
+    """Return *func* as ``bind_locks`` does for the calls of a ``starmap``, and those calls."""
+    if not asks_for(func, locks):
+        return func, iterable
+    calls = [args if isinstance(args, Sized) else tuple(args) for args in iterable]
+    shortest = min(map(len, calls), default=0)  # the call that leaves the most to be filled
+    return (bind_locks(func, locks, shortest) if calls else func), calls
 
 
 def _required_parameters(func: Callable[..., Any]) -> frozenset[str]:

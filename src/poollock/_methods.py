@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing.pool
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._base import BaseLock
-from ._binding import asks_for, bind_locks
+from ._binding import bind_locks, bind_star
 from ._callbacks import reported
-from ._standard import helper_reraises_exception
+from ._jobs import PoolJobs, wait_for
 from ._typing import override
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
-_R = TypeVar("_R")
 _L = TypeVar("_L", bound=BaseLock)
 _M = TypeVar("_M", bound=BaseLock)
 
@@ -22,21 +20,16 @@ if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
     from typing import Concatenate, TypeAlias
 
-    from ._channel import Channel
-
     # What takes an item first; a lock and an item; two locks and an item. More may follow: locks by name.
     Task: TypeAlias = Callable[Concatenate[_A, ...], _T]
     LockTask: TypeAlias = Callable[Concatenate[_L, _A, ...], _T]
     LocksTask: TypeAlias = Callable[Concatenate[_L, _M, _A, ...], _T]
 
 
-class PoolMethods(multiprocessing.pool.Pool):
+class PoolMethods(PoolJobs):
     """``multiprocessing.Pool``, as its users call it."""
 
-    _processes: int
     _locks: dict[str, BaseLock]
-    _cache: dict[int, Any]
-    _channel: Channel
 
     @override
     def apply(
@@ -58,7 +51,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What the call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        return _wait_for(self.apply_async(func, args, kwds))
+        return wait_for(self.apply_async(func, args, kwds))
 
     @override
     def apply_async(
@@ -92,27 +85,16 @@ class PoolMethods(multiprocessing.pool.Pool):
         )
 
     @overload
+    def map(self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = None) -> list[_T]: ...
+
+    @overload
     def map(
-        self,
-        func: Task[_A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = None,
+        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = None
     ) -> list[_T]: ...
 
     @overload
     def map(
-        self,
-        func: LockTask[_L, _A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = None,
-    ) -> list[_T]: ...
-
-    @overload
-    def map(
-        self,
-        func: LocksTask[_L, _M, _A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = None,
+        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = None
     ) -> list[_T]: ...
 
     @override
@@ -130,7 +112,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        return _wait_for(self.map_async(func, iterable, chunksize))
+        return wait_for(self.map_async(func, iterable, chunksize))
 
     @overload
     def map_async(
@@ -192,26 +174,17 @@ class PoolMethods(multiprocessing.pool.Pool):
 
     @overload
     def imap(
-        self,
-        func: Task[_A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = 1,
+        self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = 1
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap(
-        self,
-        func: LockTask[_L, _A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = 1,
+        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap(
-        self,
-        func: LocksTask[_L, _M, _A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = 1,
+        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
     ) -> IMapIterator[_T]: ...
 
     @override
@@ -237,26 +210,17 @@ class PoolMethods(multiprocessing.pool.Pool):
 
     @overload
     def imap_unordered(
-        self,
-        func: Task[_A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = 1,
+        self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = 1
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap_unordered(
-        self,
-        func: LockTask[_L, _A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = 1,
+        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap_unordered(
-        self,
-        func: LocksTask[_L, _M, _A, _T],
-        iterable: Iterable[_A],
-        chunksize: int | None = 1,
+        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
     ) -> IMapIterator[_T]: ...
 
     @override
@@ -302,7 +266,7 @@ class PoolMethods(multiprocessing.pool.Pool):
         Raises:
             Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
         """
-        return _wait_for(self.starmap_async(func, iterable, chunksize))
+        return wait_for(self.starmap_async(func, iterable, chunksize))
 
     @override
     def starmap_async(
@@ -329,67 +293,5 @@ class PoolMethods(multiprocessing.pool.Pool):
             TypeError: The function asks for a lock at a place that cannot be filled.
             ValueError: The pool is closed, or *chunksize* is below 1.
         """
-        func, iterable = self._bind_star(func, iterable)
+        func, iterable = bind_star(func, iterable, self._locks)
         return super().starmap_async(func, iterable, chunksize, callback, error_callback)
-
-    def _bind_star(
-        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]]
-    ) -> tuple[Callable[..., _T], Iterable[Iterable[Any]]]:
-        if not asks_for(func, self._locks):
-            return func, iterable
-        calls = [args if isinstance(args, Sized) else tuple(args) for args in iterable]
-        shortest = min(map(len, calls), default=0)  # the call that leaves the most to be filled
-        return (bind_locks(func, self._locks, shortest) if calls else func), calls
-
-    def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
-        index, parts = -1, getattr(self._cache.get(result_job), "_number_left", 0)  # those of a map
-        try:
-            for index, item in enumerate(iterable):
-                try:
-                    yield result_job, index, func, (item,), {}
-                except GeneratorExit:  # nobody wants the rest; the iterable itself may raise one
-                    return
-            if index + 1 < parts:
-                raise ValueError("the iterable has fewer items than its length")  # noqa: TRY301 - for all alike
-        except BaseException as error:  # noqa: BLE001 - sys.exit() among them: whoever waits is told
-            yield result_job, index + 1, helper_reraises_exception, (error,), {}
-
-    def _map_async(
-        self,
-        func: Any,
-        iterable: Any,
-        mapper: Any,
-        chunksize: int | None = None,
-        *callbacks: Any,
-        **kwds: Any,
-    ) -> Any:
-        standard: Any = super()
-        if chunksize is None or chunksize < 1:
-            iterable = iterable if isinstance(iterable, Sized) else list(iterable)
-        if chunksize is None:
-            # By the number that there should be: while workers are replaced, there may be none.
-            chunksize = -(-len(iterable) // (self._processes * 4))
-        elif chunksize < 1 and len(iterable):
-            raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
-        return self._unless_ended(
-            standard._map_async(func, iterable, mapper, chunksize, *map(reported, callbacks), **kwds)
-        )
-
-    def _unless_ended(self, result: _R) -> _R:
-        if self._channel.over:  # since _check_running: nobody else will see it
-            self._channel.fail_all()
-        return result
-
-
-def _wait_for(result: AsyncResult[_T]) -> _T:
-    """Do what ``get`` does, whose frame keeps an error, and all that its traceback names, in a cycle."""
-    result.wait()
-    success = result.successful()
-    value: _T = cast("Any", result)._value
-    del result
-    try:
-        if success:
-            return value
-        raise cast("BaseException", value)
-    finally:
-        del value
