@@ -72,7 +72,7 @@ class Played:
         self.dispatcher = dispatcher
         self.received: list[tuple[int, int]] = []
         dispatcher.workers.append(self.worker)
-        dispatcher.answered(self.worker, [], 0)
+        dispatcher.answered(self.worker, [])
 
     def begin(self) -> int:
         """Begin the next task that was not taken back; return which it is."""
@@ -87,7 +87,7 @@ class Played:
                 return item
 
     def answer(self, micros: int = 1, size: int = 1) -> None:
-        self.dispatcher.answered(self.worker, [micros], size)
+        self.dispatcher.answered(self.worker, [(micros, memoryview(bytes(size)))])
 
 
 def task(number: int) -> Task:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import selectors
 import weakref
 from functools import partial
@@ -15,15 +14,14 @@ from ._callbacks import report
 from ._crew import Crew, Worker
 from ._dispatch import Dispatcher
 from ._errors import WorkerDiedError
-from ._failures import initializer_failed, pool_ended, starts_failed
+from ._failures import MakeError, pool_ended
 from ._inbox import Inbox
 from ._intake import Intake
 from ._outcomes import Outcomes
-from ._process import LOOK_UP, EndedEarlyError, describe, describe_exit, exit_code, has_ended, show_error
-from ._reclaim import INTERVAL, Reclaimer
+from ._process import LOOK_UP, describe, exit_code, has_ended, show_error
+from ._reclaim import INTERVAL, Purge, Reclaimer, sacrifice
+from ._starts import Starts
 
-_STARTS = 3  # workers in a row that may end before they are ready
-_KILLED_STARTS = 12  # the same for those that were killed: perhaps nothing is wrong with them
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
 _NAP = 0.00005  # seconds; a shorter sleep is not worth it
@@ -51,7 +49,8 @@ class Channel:
         self._selector.register(self._inbox.sock, selectors.EVENT_READ, None)
         self._dispatcher = Dispatcher(size, self._inbox.wake)
         self.intake = Intake(self._dispatcher, self._outcomes, self._inbox)
-        self._cause: tuple[str, str] | None = None  # what the initializer raised
+        self._starts = Starts(crew, self._dispatcher.workers)
+        self._purge = Purge(reclaimer, crew, self._dispatcher.workers)
         self._leaving = False  # the workers were told that no task will come
         self._crew_ended = False
         self._terminating = False
@@ -59,7 +58,6 @@ class Channel:
         self._ending = False  # the pipe of one of those has ended
         self._look_at = 0.0  # when to look at those all the same: a stranger may keep the pipe open
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
-        self._purging = False  # no worker is to be left when a lost lock is freed
         _channels.add(self)
 
     # From other threads.
@@ -71,11 +69,7 @@ class Channel:
 
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
-        if isinstance(error, EndedEarlyError):
-            self._inbox.post(partial(self._ended_early, error.code))
-        else:
-            how = f"could not be started: {show_error(error)}"
-            self._inbox.post(partial(self._count_failure, how, _STARTS))
+        self._inbox.post(lambda: self._go_on(self._starts.failed(error)))
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""
@@ -161,12 +155,12 @@ class Channel:
         self._inbox.call_all()
         while self._dispatcher.blocked:
             self._watch_writing(self._dispatcher.blocked.popleft())
-        if self._reclaimer.waits or self._purging:
-            self._look_for_lost_locks()
+        if self._purge.waits:
+            self._purge.look(monotonic())
         self._end(no_more=no_more)
 
     def _timeout(self, *, again: bool) -> float | None:
-        if self._kill_at is not None or self._ending or self._reclaimer.waits or self._purging:
+        if self._kill_at is not None or self._ending or self._purge.waits:
             return INTERVAL
         if again:
             return _SOON
@@ -208,8 +202,8 @@ class Channel:
             self._watch_writing(worker)
         if self._terminating:
             worker.process.terminate()
-        elif self._purging:
-            self._sacrifice(worker)
+        elif self._purge.is_on:
+            sacrifice(worker)
         elif self._leaving:
             worker.leave()
 
@@ -232,7 +226,7 @@ class Channel:
             goes_on = worker.reader.receive()
             frames = worker.reader.frames()
             if frames and not worker.ready:
-                self._greet(worker, frames.pop(0)[1])
+                self._starts.greeted(worker, frames.pop(0)[1])
             if len(frames) > len(worker.running):
                 raise ValueError("there are more answers than tasks")  # noqa: TRY301 - one of those below
         except BlockingIOError:
@@ -248,21 +242,11 @@ class Channel:
             self._selector.unregister(worker.sock)
             self._ending |= worker.death < 0
             return False
-        size = len(frames[-1][1]) if frames else 0
-        tasks = self._dispatcher.answered(worker, [micros for micros, _ in frames], size)
+        tasks = self._dispatcher.answered(worker, frames)
         self._outcomes.set(
             [self._outcomes.load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
         )
         return True
-
-    def _greet(self, worker: Worker, payload: memoryview) -> None:
-        """Hear from a worker for the first time: it is ready, or what its initializer raised."""
-        if payload:
-            self._cause = pickle.loads(payload)
-        else:
-            worker.ready = True
-            self._crew.failures = 0
-            self._cause = None
 
     def _bury_ended(self) -> None:
         now = monotonic()
@@ -294,49 +278,17 @@ class Channel:
         if worker.ready or worker.doomed:
             self._crew.ask()
         else:
-            self._ended_early(code)
+            self._go_on(self._starts.ended(code))
 
-    def _ended_early(self, code: int | None) -> None:
-        """Learn that a worker has ended before it was ready."""
-        by_itself = self._cause is not None or (code is not None and code >= 0)
-        self._count_failure(describe_exit(code), _STARTS if by_itself else _KILLED_STARTS)
-
-    def _count_failure(self, how: str, limit: int) -> None:
-        """Give up after *limit* workers in a row that were never ready."""
-        self._crew.failures += 1
-        if self._crew.stopped:
+    def _go_on(self, broken: MakeError | None) -> None:
+        """If the pool is *broken*, fail all tasks, and all that come, with what it makes."""
+        if broken is None:
             return
-        if self._crew.failures < limit or any(worker.ready for worker in self._dispatcher.workers):
-            self._crew.ask()
-            return
-        self._crew.stop()
-        broken = self.intake.broken = (
-            partial(initializer_failed, self._cause)
-            if self._cause
-            else partial(starts_failed, self._crew.failures, how)
-        )
+        self.intake.broken = broken
         self._outcomes.fail_all(broken)
         self._dispatcher.close()
         for worker in self._dispatcher.workers:
             worker.process.terminate()
-
-    def _look_for_lost_locks(self) -> None:
-        lost = self._reclaimer.lost(monotonic())
-        if self._purging:
-            if self._crew.is_empty():
-                for lock in lost:
-                    self._reclaimer.repair(lock)
-                self._purging = False
-                self._crew.resume()
-        elif lost:
-            self._purging = True
-            self._crew.pause()
-            for worker in self._dispatcher.workers:
-                self._sacrifice(worker)
-
-    def _sacrifice(self, worker: Worker) -> None:
-        worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
-        worker.process.kill()
 
 
 def _leave_to_parent() -> None:

@@ -91,19 +91,19 @@ class Dispatcher:
             self._room.clear()
         self._room.wait()
 
-    def answered(self, worker: Worker, micros: list[int], size: int) -> list[Task]:
+    def answered(self, worker: Worker, answers: list[tuple[int, memoryview]]) -> list[Task]:
         """Return the tasks that *worker* has done, and give it others.
 
         Args:
             worker: The worker.
-            micros: Microseconds that each of them took.
-            size: Bytes of the last answer.
+            answers: For each of them, the microseconds that it took, and its outcome.
         """
-        tasks = [worker.running.popleft() for _ in micros]
+        tasks = [worker.running.popleft() for _ in answers]
         if tasks:
             worker.done += len(tasks)
-            most = min(_AHEAD, _ANSWERS // (size + 1))
-            worker.ahead = max(1, min(worker.ahead * 2, most)) if micros[-1] < _TINY else 1
+            micros, payload = answers[-1]
+            most = min(_AHEAD, _ANSWERS // (len(payload) + 1))
+            worker.ahead = max(1, min(worker.ahead * 2, most)) if micros < _TINY else 1
         with self._lock:
             self._feed(worker)
         return tasks

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from ._errors import InitializerError, PoolLockError
 from ._process import describe
 from ._standard import RemoteTraceback
+
+MakeError: TypeAlias = Callable[[], Exception]
 
 
 def pool_ended() -> Exception:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 from ._dispatch import Dispatcher, Task
+from ._failures import MakeError
 from ._inbox import Inbox
 from ._outcomes import Outcomes
 from ._pickling import dump_task, explained
@@ -29,7 +30,7 @@ class Intake:
     """
 
     def __init__(self, dispatcher: Dispatcher, outcomes: Outcomes, inbox: Inbox) -> None:
-        self.broken: Callable[[], Exception] | None = None
+        self.broken: MakeError | None = None
         self.ended = False
         self._dispatcher = dispatcher
         self._outcomes = outcomes

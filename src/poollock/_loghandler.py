@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ._console import target_of
+from ._logoptions import LogOptions
 from ._logwriter import LockedLogWriter, unopened
 from ._typing import override
 
@@ -66,7 +67,7 @@ class LockedLogHandler(logging.Handler):
             raise TypeError("maxBytes and max_bytes are one thing, and so are backupCount and backup_count")
         if mode != "a" and not (max_bytes or maxBytes):
             raise ValueError(f"mode must be 'a', not {mode!r}: another process may have written to the file")
-        self._arguments = (
+        self._options = LogOptions(
             target_of(path),
             lock,
             encoding or "utf-8",
@@ -76,7 +77,7 @@ class LockedLogHandler(logging.Handler):
             backup_count or backupCount,
             fsync,
         )
-        self._writer = unopened(LockedLogWriter, *self._arguments)
+        self._writer = unopened(LockedLogWriter, self._options)
         super().__init__()  # at last: logging closes at exit what has come so far
         if not delay:
             self._writer._opened()
@@ -122,7 +123,7 @@ class LockedLogHandler(logging.Handler):
     def close(self) -> None:
         """Close the file; as with ``FileHandler``, a record that comes late opens it again."""
         super().close()
-        writer, self._writer = self._writer, unopened(LockedLogWriter, *self._arguments)
+        writer, self._writer = self._writer, unopened(LockedLogWriter, self._options)
         writer.close()
 
     @property

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from ._arguments import check_size
 from ._console import CONSOLES, Console, target_of
-from ._logfile import FileOptions, LogFile, is_at_path, open_log, reopen_log
+from ._logfile import LogFile, is_at_path, open_log, reopen_log
+from ._logoptions import LogOptions
 from ._sink import Sink, threads
-from ._text import check_encoding, encoder, line_end
 from ._timer import Timer
 from ._typing import override
 
@@ -84,7 +83,7 @@ class LockedLogWriter(io.TextIOBase):
     ) -> None:
         target = target_of(path)
         self._stream = path if target in CONSOLES else None
-        self._assemble(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync)
+        self._assemble(LogOptions(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync))
         self._opened()
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -102,50 +101,28 @@ class LockedLogWriter(io.TextIOBase):
         self._append: Callable[[bytes], None] = self._open_and_append
         self._append_in_turn: Callable[[bytes], None] = self._open_and_append
 
-    def _assemble(self, target: str, lock: AbstractContextManager[Any] | None, *options: Any) -> None:
-        encoding, errors, newline, max_bytes, backup_count, fsync = options
-        line = line_end(newline)
-        check_encoding(encoding, errors)
-        if lock is not None and not hasattr(lock, "__enter__"):
-            raise TypeError(f"lock must be a lock or None, not {lock!r}")
-        check_size("max_bytes", max_bytes)
-        check_size("backup_count", backup_count)
-        if max_bytes and backup_count and sys.platform == "win32":
-            raise NotImplementedError("Windows cannot rename a file that other processes have open")
-        if target in CONSOLES and (max_bytes or backup_count or fsync):
-            raise ValueError(f"{target} has no size to be limited, and no disk to be on")
-        self._target = target
-        self._lock = lock
+    def _assemble(self, options: LogOptions) -> None:
+        options.check()
         self._options = options
-        self._file_options = FileOptions(
-            newline=line.encode(encoding),
-            ending=line[-1].encode(encoding),
-            max_bytes=max_bytes if backup_count else 0,
-            backup_count=backup_count,
-            fsync=fsync,
-            guarded=lock is not None,
-        )
-        self._encode = encoder(encoding, errors, line)
+        self._encode = options.encoder()
         _writers.add(self)
 
     @property
     def name(self) -> str:
         """The path of the file; ``<stdout>`` or ``<stderr>`` for a console."""
-        return self._target
+        return self._options.target
 
     @property
     @override
     def encoding(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] # read-only at run time
         """The name of the encoding."""
-        encoding: str = self._options[0]
-        return encoding
+        return self._options.encoding
 
     @property
     @override
     def errors(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] # the same
         """What becomes of text that cannot be encoded."""
-        errors: str = self._options[1]
-        return errors
+        return self._options.errors
 
     @override
     def writable(self) -> bool:
@@ -166,14 +143,14 @@ class LockedLogWriter(io.TextIOBase):
         # Not the one that has the lock: a child that got that would have a part in the lock.
         with self._opening:
             if self._descriptor < 0:
-                self._descriptor = open_log(self._target)
-            elif not is_at_path(self._target, self._descriptor):
-                reopen_log(self._target, self._descriptor)
+                self._descriptor = open_log(self.name)
+            elif not is_at_path(self.name, self._descriptor):
+                reopen_log(self.name, self._descriptor)
             return self._descriptor
 
     @override
     def isatty(self) -> bool:
-        return self._target in CONSOLES and os.isatty(self.fileno())
+        return self.name in CONSOLES and os.isatty(self.fileno())
 
     @override
     def write(self, text: str, /) -> int:
@@ -253,9 +230,9 @@ class LockedLogWriter(io.TextIOBase):
             return
         try:
             unfinished, self._unfinished = self._unfinished, {}
-            records = [b"".join([*pieces, self._file_options.newline]) for pieces in unfinished.values()]
-            if records:
-                self._append_in_turn(b"".join(records))
+            if unfinished:
+                end = self._options.of_file().newline
+                self._append_in_turn(b"".join(b"".join([*pieces, end]) for pieces in unfinished.values()))
         finally:
             super().close()
             file = self._file
@@ -278,21 +255,21 @@ class LockedLogWriter(io.TextIOBase):
                 if self._file is None:  # still: a signal handler may have written meanwhile
                     self._append = file.append
                     self._append_in_turn = file.append_in_turn
-                    if self._lock is not None:
-                        self._append = self._append_in_turn = _within(self._lock, file.append_in_turn)
+                    if self._options.lock is not None:
+                        self._append = self._append_in_turn = _within(self._options.lock, file.append_in_turn)
                     self._file = file
                 else:
                     file.close()
         return self._file
 
     def _open(self) -> Sink:
-        if self._target not in CONSOLES:
-            return LogFile(self._target, self._file_options)
-        return Console(self._stream or self._console(), guarded=self._lock is not None)
+        if self.name not in CONSOLES:
+            return LogFile(self.name, self._options.of_file())
+        return Console(self._stream or self._console(), guarded=self._options.lock is not None)
 
     def _console(self) -> Any:
         """Return the stream of this process, which may have put a writer in its place."""
-        name = CONSOLES[self._target]
+        name = CONSOLES[self.name]
         stream = getattr(sys, name)
         return getattr(sys, f"__{name}__") if isinstance(stream, LockedLogWriter) else stream
 
@@ -304,19 +281,19 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._target!r}{' closed' if self.closed else ''}>"
+        return f"<{type(self).__name__} {self.name!r}{' closed' if self.closed else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.closed:
             raise ValueError(f"{self!r} cannot be sent to another process")
         # Opened by the first write: an error here would end a worker of a standard pool.
-        return unopened, (type(self), self._target, self._lock, *self._options)
+        return unopened, (type(self), self._options)
 
 
-def unopened(cls: type[_Writer], *arguments: Any) -> _Writer:
+def unopened(cls: type[_Writer], options: LogOptions) -> _Writer:
     """Return a writer that opens its file at the first write."""
     writer = cls.__new__(cls)
-    writer._assemble(*arguments)
+    writer._assemble(options)
     return writer
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 
 from ._callbacks import Callbacks, report
 from ._dispatch import Task
+from ._failures import MakeError
 from ._pickling import name_of
 from ._process import describe, show_error
 from ._standard import MaybeEncodingError
@@ -159,7 +160,7 @@ class Outcomes:
         else:
             self.set([(job, index, (False, error))])
 
-    def fail_all(self, make_error: Callable[[], Exception], *, now: bool = False) -> None:
+    def fail_all(self, make_error: MakeError, *, now: bool = False) -> None:
         """Give an error to everybody who waits; *now* even if a callback is running, or others are due."""
         for result in list(self._cache.values()):
             if now:

@@ -8,6 +8,7 @@ from multiprocessing import active_children, parent_process
 from typing import Any
 
 from ._base import BaseLock, known_locks, title
+from ._crew import Crew, Worker
 from ._errors import PoolLockError
 
 INTERVAL = 0.02  # seconds between looks
@@ -79,3 +80,45 @@ class Reclaimer:
         del self._unsigned[lock]
         if lock._is_unsigned():  # only a part of it was repaired
             self._unsigned[lock] = (0.0, 0)
+
+
+class Purge:
+    """Frees a lost lock, once no worker is left that might have it.
+
+    Args:
+        reclaimer: Knows the lost locks.
+        crew: Starts the workers.
+        workers: Those that there are.
+    """
+
+    def __init__(self, reclaimer: Reclaimer, crew: Crew, workers: Iterable[Worker]) -> None:
+        self._reclaimer = reclaimer
+        self._crew = crew
+        self._workers = workers
+        self.is_on = False  # no worker is to be left
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to look at."""
+        return self.is_on or self._reclaimer.waits
+
+    def look(self, now: float) -> None:
+        """Do the next step, if it is time."""
+        lost = self._reclaimer.lost(now)
+        if self.is_on:
+            if self._crew.is_empty():
+                for lock in lost:
+                    self._reclaimer.repair(lock)
+                self.is_on = False
+                self._crew.resume()
+        elif lost:
+            self.is_on = True
+            self._crew.pause()
+            for worker in self._workers:
+                sacrifice(worker)
+
+
+def sacrifice(worker: Worker) -> None:
+    """Kill a worker that might have the lost lock."""
+    worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
+    worker.process.kill()

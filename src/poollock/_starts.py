@@ -1,0 +1,64 @@
+"""Workers that end before they are ready, or cannot be started: how many in a row there may be."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from functools import partial
+
+from ._crew import Crew, Worker
+from ._failures import MakeError, initializer_failed, starts_failed
+from ._process import EndedEarlyError, describe_exit, show_error
+
+_MOST = 3
+_MOST_KILLED = 12  # perhaps nothing is wrong with them
+
+
+class Starts:
+    """Has a worker replaced that was never ready, unless there were too many of them.
+
+    Args:
+        crew: Starts the workers.
+        workers: Those that there are.
+    """
+
+    def __init__(self, crew: Crew, workers: Iterable[Worker]) -> None:
+        self._crew = crew
+        self._workers = workers
+        self._cause: tuple[str, str] | None = None  # what the initializer raised
+
+    def greeted(self, worker: Worker, payload: memoryview) -> None:
+        """Hear from a worker for the first time: it is ready, or what its initializer raised."""
+        if payload:
+            self._cause = pickle.loads(payload)
+        else:
+            worker.ready = True
+            self._crew.failures = 0
+            self._cause = None
+
+    def failed(self, error: BaseException) -> MakeError | None:
+        """Learn that a worker could not be started.
+
+        Returns:
+            What makes the error of all tasks, if it was one too many.
+        """
+        if isinstance(error, EndedEarlyError):
+            return self.ended(error.code)
+        return self._count(f"could not be started: {show_error(error)}", _MOST)
+
+    def ended(self, code: int | None) -> MakeError | None:
+        """The same for one that ended before it was ready, with that exit code, if it is known."""
+        by_itself = self._cause is not None or (code is not None and code >= 0)
+        return self._count(describe_exit(code), _MOST if by_itself else _MOST_KILLED)
+
+    def _count(self, how: str, most: int) -> MakeError | None:
+        self._crew.failures += 1
+        if self._crew.stopped:
+            return None
+        if self._crew.failures < most or any(worker.ready for worker in self._workers):
+            self._crew.ask()
+            return None
+        self._crew.stop()
+        if self._cause:
+            return partial(initializer_failed, self._cause)
+        return partial(starts_failed, self._crew.failures, how)
