@@ -132,6 +132,52 @@ def test_word_is_cleared_once_though_two_threads_do_it() -> None:
     assert semaphore.holders == (1,)
 
 
+def test_words_that_a_signal_handler_could_not_clear_before_the_next_one_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def acquire(claims: Lock, **timeout: Any) -> bool:
+        if claims is semaphore._claims and handled:
+            monkeypatch.setattr(Lock, "acquire", standard_acquire)
+            raise ZeroDivisionError
+        return standard_acquire(claims, **timeout)
+
+    def release(claims: Lock) -> None:
+        if claims is semaphore._claims and not handled:
+            handled.append(True)
+            semaphore.release()
+            semaphore.release()
+        standard_release(claims)
+
+    handled: list[bool] = []
+    semaphore = Semaphore(3)
+    semaphore.acquire()
+    standard_acquire, standard_release = Lock.acquire, Lock.release
+    monkeypatch.setattr(Lock, "acquire", acquire)
+    monkeypatch.setattr(Lock, "release", release)
+    with pytest.raises(ZeroDivisionError):
+        semaphore.acquire()
+    assert (semaphore.get_value(), *semaphore.holders) == (3,)
+
+
+def test_word_that_could_not_be_cleared_while_another_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler gives a place back while its own thread finds that a word is cleared already."""
+
+    def release(claims: Lock) -> None:
+        if claims is semaphore._claims and semaphore._takers:
+            semaphore.release()
+        standard(claims)
+
+    semaphore = Semaphore(2)
+    semaphore.acquire()
+    (place,) = semaphore._takers
+    semaphore.release()
+    semaphore.acquire()
+    standard = Lock.release
+    monkeypatch.setattr(Lock, "release", release)
+    semaphore._replace_holder(ME, 0, place)
+    assert (semaphore.get_value(), *semaphore.holders) == (2,)
+
+
 def test_semaphore_that_grew_gives_the_place_of_a_dead_process_back() -> None:
     semaphore = Semaphore(1)
     semaphore.release()

@@ -149,6 +149,15 @@ def test_disk_full() -> None:
         log.write("x\n")
 
 
+def test_subclass_that_has_another_name(path: Path) -> None:
+    class Audit(LockedLogWriter):
+        name: Any = "audit"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType] # what if?
+
+    with Audit(path) as log:
+        log.write("x\n")
+    assert path.read_text() == "x\n"
+
+
 def test_behaves_as_a_text_stream(path: Path) -> None:
     with LockedLogWriter(path) as log:
         assert isinstance(log, io.TextIOBase)

@@ -14,6 +14,7 @@ import pytest
 
 import tasks
 from poollock import LockedPool, locked_pool
+from poollock._standard import mapstar
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,13 @@ def test_explanation_that_fails(forked: LockedPool) -> None:
     with pytest.raises(NoTextError):
         forked.apply(tasks.add, (Unexplained(),))
     assert forked.apply(tasks.add, (1, 2)) == 3
+
+
+def test_function_that_map_uses_itself(forked: LockedPool) -> None:
+    with pytest.raises(TypeError, match="mapstar"):
+        forked.apply(mapstar)
+    assert forked.apply(mapstar, ((divmod, [7, 9], iter([2, 4])),)) == [(3, 1), (2, 1)]
+    assert forked.apply(mapstar, ((abs, (-1, 2)),)) == [1, 2]
 
 
 def test_cycle(forked: LockedPool) -> None:

@@ -20,7 +20,7 @@ import pytest
 import poollock
 import tasks
 from conftest import FACTORIES, children, open_files, wait_until
-from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _crew, _words, locked_pool
+from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _crew, _intake, _words, locked_pool
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -258,6 +258,22 @@ def test_chunksize(factory: Callable[..., LockedPool], name: str) -> None:
         items: Any = [(1,), (2,)] if "star" in name else [1, 2]
         result = method(abs, items, None)
         assert sorted(result.get() if "async" in name else result) == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_task_handler_outlives_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is known that it might meet; nobody is to wait for ever if there is one."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with locked_pool(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(_intake, "dump_task", fail)
+            patch.setattr(_intake.Intake, "_fail", fail)
+            with pytest.raises(poollock.BrokenPoolError):
+                pool.apply(tasks.add, (1, 2))
+        assert pool.apply(tasks.add, (1, 2)) == 3
 
 
 def test_workers_do_not_start_when_the_first_cannot() -> None:

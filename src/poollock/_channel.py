@@ -69,7 +69,8 @@ class Channel:
 
     def start_failed(self, error: BaseException) -> None:
         """Learn that a worker could not be started."""
-        self._inbox.post(lambda: self._go_on(self._starts.failed(error)))
+        failed = self._starts.failed(error)
+        self._inbox.post(lambda: self._go_on(failed()))
 
     def handle_workers(self) -> None:
         """Be the thread that replaces workers."""

@@ -8,8 +8,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from ._callbacks import report
 from ._dispatch import Dispatcher, Task
-from ._failures import MakeError
+from ._failures import MakeError, pool_ended
 from ._inbox import Inbox
 from ._outcomes import Outcomes
 from ._pickling import dump_task, explained
@@ -39,7 +40,11 @@ class Intake:
     def run(self, tasks: SimpleQueue[Any]) -> None:
         """Be the thread that takes what the pool's methods put into *tasks*, until that is None."""
         for sequence, set_length in iter(tasks.get, None):
-            self._put_all(sequence, set_length)
+            try:
+                self._put_all(sequence, set_length)
+            except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
+                report()
+                self._inbox.post(partial(self._outcomes.fail_all, pool_ended))
             del sequence, set_length  # nothing of it is to stay alive until the next comes
         self.ended = True
         self._inbox.wake()

@@ -104,13 +104,14 @@ class LockedLogWriter(io.TextIOBase):
     def _assemble(self, options: LogOptions) -> None:
         options.check()
         self._options = options
+        self._target = options.target
         self._encode = options.encoder()
         _writers.add(self)
 
     @property
     def name(self) -> str:
         """The path of the file; ``<stdout>`` or ``<stderr>`` for a console."""
-        return self._options.target
+        return self._target
 
     @property
     @override
@@ -143,14 +144,14 @@ class LockedLogWriter(io.TextIOBase):
         # Not the one that has the lock: a child that got that would have a part in the lock.
         with self._opening:
             if self._descriptor < 0:
-                self._descriptor = open_log(self.name)
-            elif not is_at_path(self.name, self._descriptor):
-                reopen_log(self.name, self._descriptor)
+                self._descriptor = open_log(self._target)
+            elif not is_at_path(self._target, self._descriptor):
+                reopen_log(self._target, self._descriptor)
             return self._descriptor
 
     @override
     def isatty(self) -> bool:
-        return self.name in CONSOLES and os.isatty(self.fileno())
+        return self._target in CONSOLES and os.isatty(self.fileno())
 
     @override
     def write(self, text: str, /) -> int:
@@ -263,13 +264,13 @@ class LockedLogWriter(io.TextIOBase):
         return self._file
 
     def _open(self) -> Sink:
-        if self.name not in CONSOLES:
-            return LogFile(self.name, self._options.of_file())
+        if self._target not in CONSOLES:
+            return LogFile(self._target, self._options.of_file())
         return Console(self._stream or self._console(), guarded=self._options.lock is not None)
 
     def _console(self) -> Any:
         """Return the stream of this process, which may have put a writer in its place."""
-        name = CONSOLES[self.name]
+        name = CONSOLES[self._target]
         stream = getattr(sys, name)
         return getattr(sys, f"__{name}__") if isinstance(stream, LockedLogWriter) else stream
 
@@ -281,7 +282,7 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}{' closed' if self.closed else ''}>"
+        return f"<{type(self).__name__} {self._target!r}{' closed' if self.closed else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.closed:

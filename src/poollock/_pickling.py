@@ -32,7 +32,7 @@ def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> byte
     Raises:
         Exception: What pickling raised.
     """
-    if func is mapstar or func is starmapstar:
+    if _is_chunk(func, args):
         how = _MAP if func is mapstar else _STARMAP
         func, args = args[0]
     else:
@@ -88,7 +88,7 @@ def explained(
     """
     if isinstance(error, RecursionError):  # no part of it is to blame
         return error
-    if func is mapstar or func is starmapstar:
+    if _is_chunk(func, args):
         func, items = args[0]
         among = " of the chunk" if first is None else ""
         parts: list[_Part] = [(f"item {index}{among}", item) for index, item in enumerate(items, first or 0)]
@@ -111,7 +111,14 @@ def explained(
 
 def task_function(func: Any, args: tuple[Any, ...]) -> Any:
     """Return the user's function, which ``map`` wraps in one that goes through a chunk."""
-    return args[0][0] if func is mapstar or func is starmapstar else func
+    return args[0][0] if _is_chunk(func, args) else func
+
+
+def _is_chunk(func: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether ``map`` made this task: of the user's function and several items."""
+    if func is not mapstar and func is not starmapstar:
+        return False
+    return len(args) == 1 and type(args[0]) is tuple and list(map(type, args[0][1:])) == [tuple]
 
 
 def _check_method(func: Any) -> None:

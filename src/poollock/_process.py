@@ -52,7 +52,7 @@ def show_error(error: BaseException) -> str:
     """Return how a message shows *error*, whose own text may be one more error."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - anything
+    except BaseException:  # noqa: BLE001 - anything: sys.exit() in a __str__ would end a thread of the pool
         return type(error).__name__
 
 

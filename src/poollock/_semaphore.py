@@ -44,7 +44,7 @@ class Semaphore(SemaphoreLock):
     __slots__ = ("_claims", "_put_off", "_takers", "_value")
 
     _claims: Lock
-    _put_off: list[_Place]  # that are no more, and whose words are still to be cleared
+    _put_off: set[_Place]  # that are no more, and whose words are still to be cleared
     _takers: dict[_Place, int]  # of the places that this process has, the threads that took them
     _value: int
 
@@ -59,7 +59,7 @@ class Semaphore(SemaphoreLock):
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
         self._claims._is_part = True
-        self._put_off = []
+        self._put_off = set()
         self._takers = {}
         super()._assemble(tuple(semaphore))
 
@@ -163,7 +163,7 @@ class Semaphore(SemaphoreLock):
     @override
     def _forget(self) -> None:
         super()._forget()
-        self._put_off = []
+        self._put_off = set()
         self._takers = {}
 
     @override
@@ -202,30 +202,36 @@ class Semaphore(SemaphoreLock):
             self._semaphore.release()
 
     def _replace_holder(self, old: int, new: int, place: _Place) -> None:
-        if self._claims._is_mine():  # a signal handler in the middle of this: the words only say who holds it
-            self._put_off += [place] if old else []
+        if not self._write(old, new, place):
+            if old:
+                self._put_off.add(place)
             return
+        while self._put_off:  # still: a signal handler may come meanwhile
+            for late in [*self._put_off]:
+                if not self._write(os.getpid(), 0, late):
+                    return
+                self._put_off.discard(late)
+
+    def _write(self, old: int, new: int, place: _Place) -> bool:
+        """Replace one word, unless *place* has none any more; return whether this could be done now."""
+        if self._claims._is_mine():  # this is a signal handler in the middle of it
+            return False
         try:
             if not self._claims.acquire(timeout=_PATIENCE):
-                self._put_off += [place] if old else []
-                return
-            if old and not place.signed:  # another thread has cleared it meanwhile
-                self._claims.release()
-                return
-            holders = self._words.tolist()[HOLDER:]
-            if old and old not in holders:  # given back by another than who took it
-                old = next(filter(None, holders), old)
-            if old in holders:  # released more often than taken, there are more holders than words
-                write = partial(self._words.__setitem__, HOLDER + holders.index(old), new)
-                in_one_step(write, partial(setattr, place, "signed", bool(new)))
+                return False  # the words only say who holds it
+            if place.signed or not old:  # else another thread has cleared it meanwhile
+                holders = self._words.tolist()[HOLDER:]
+                if old and old not in holders:  # given back by another than who took it
+                    old = next(filter(None, holders), old)
+                if old in holders:  # released more often than taken, there are more holders than words
+                    write = partial(self._words.__setitem__, HOLDER + holders.index(old), new)
+                    in_one_step(write, partial(setattr, place, "signed", bool(new)))
             self._claims.release()
         except BaseException:
             if self._claims._is_mine():
                 self._claims.release()
             raise
-        late, self._put_off = self._put_off, []
-        for gone in late:
-            self._replace_holder(os.getpid(), 0, gone)
+        return True
 
     @override
     def _state(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from ._crew import Crew, Worker
@@ -36,20 +36,26 @@ class Starts:
             self._crew.failures = 0
             self._cause = None
 
-    def failed(self, error: BaseException) -> MakeError | None:
-        """Learn that a worker could not be started.
+    def ended(self, code: int | None) -> MakeError | None:
+        """Learn that a worker has ended before it was ready.
+
+        Args:
+            code: Its exit code, if that is known.
 
         Returns:
             What makes the error of all tasks, if it was one too many.
         """
-        if isinstance(error, EndedEarlyError):
-            return self.ended(error.code)
-        return self._count(f"could not be started: {show_error(error)}", _MOST)
-
-    def ended(self, code: int | None) -> MakeError | None:
-        """The same for one that ended before it was ready, with that exit code, if it is known."""
         by_itself = self._cause is not None or (code is not None and code >= 0)
         return self._count(describe_exit(code), _MOST if by_itself else _MOST_KILLED)
+
+    def failed(self, error: BaseException) -> Callable[[], MakeError | None]:
+        """Return what is to be called, as ``ended``, for a worker that could not be started.
+
+        This itself runs in any thread, and the user's code in it: that of the error.
+        """
+        if isinstance(error, EndedEarlyError):
+            return partial(self.ended, error.code)
+        return partial(self._count, f"could not be started: {show_error(error)}", _MOST)
 
     def _count(self, how: str, most: int) -> MakeError | None:
         self._crew.failures += 1

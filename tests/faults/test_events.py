@@ -402,6 +402,24 @@ def test_pickling_of_initargs_fails_as_if_a_worker_had_ended(
         factory(2, tasks.pass_over, [tasks.FailsAtPickling(error)], context=method)
 
 
+def test_replacement_cannot_be_started(
+    factory: Factory, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(Exception):  # noqa: N818 - it is what happened
+        def __str__(self) -> str:  # noqa: PLE0307 - nor does it return anything else
+            sys.exit("as initargs might, when they are pickled")
+
+    def refuse(_: object) -> None:
+        raise Refused
+
+    with factory(1, context=method) as pool:
+        monkeypatch.setattr(_crew.Worker, "start", refuse)
+        with pytest.raises(WorkerDiedError):
+            pool.apply(tasks.kill)
+        with pytest.raises(BrokenPoolError, match=r"3 workers in a row.*could not be started: Refused"):
+            pool.apply(tasks.square, (2,))
+
+
 @pytest.mark.skipif("spawn" not in METHODS, reason="needs spawn")
 def test_worker_dies_before_it_has_read_what_multiprocessing_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """``sys.argv`` is more than a pipe holds."""
