@@ -19,12 +19,18 @@ _MOMENT = 0.1  # seconds, if who has it may be dead
 
 
 class _Place:
-    """One that this process has taken: whether a word says so, and whether it has been given back."""
+    """One that this process has taken.
 
-    __slots__ = ("gone", "signed")
+    Attributes:
+        entered: Whether it has been among the takers.
+        signed: Whether a word says that it is taken.
+        gone: Whether it has been given back.
+    """
+
+    __slots__ = ("entered", "gone", "signed")
 
     def __init__(self) -> None:
-        self.gone = self.signed = False
+        self.entered = self.gone = self.signed = False
 
 
 @final
@@ -90,18 +96,22 @@ class Semaphore(SemaphoreLock):
                 wait_for(take, self._words)
             elif not take(block, timeout):
                 return False
-            self._takers[place] = get_ident()
+            self._enter(place)
             self._replace_holder(0, os.getpid(), place)
             if place.gone:  # a signal handler, or another thread, has given it back meanwhile
                 self._replace_holder(os.getpid(), 0, place)
         except BaseException:  # of a signal handler, say: how far has it come?
-            if place.gone:
-                self._replace_holder(os.getpid(), 0, place)
-            elif any(took):
-                self._takers[place] = get_ident()
-                self._release(place)
+            if any(took):
+                if not place.entered:
+                    self._enter(place)
+                if not self._release(place):  # so another has given it back
+                    self._replace_holder(os.getpid(), 0, place)
             raise
         return True
+
+    def _enter(self, place: _Place) -> None:
+        enter = partial(self._takers.__setitem__, place, get_ident())
+        in_one_step(enter, partial(setattr, place, "entered", True))
 
     @override
     def release(self) -> None:
@@ -111,7 +121,7 @@ class Semaphore(SemaphoreLock):
         if not any(map(self._release, own_first)):
             another = _Place()  # another process has taken it
             another.signed = True
-            self._takers[another] = me
+            self._enter(another)
             self._release(another)
 
     def _release(self, place: _Place) -> bool:
