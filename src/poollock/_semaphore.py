@@ -111,7 +111,7 @@ class Semaphore(SemaphoreLock):
 
     def _enter(self, place: _Place) -> None:
         enter = partial(self._takers.__setitem__, place, get_ident())
-        in_one_step(enter, partial(setattr, place, "entered", True))
+        in_one_step(enter, partial(setattr, place, "entered", True))  # noqa: FBT003 - a value
 
     @override
     def release(self) -> None:
