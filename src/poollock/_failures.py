@@ -20,6 +20,11 @@ def pool_ended() -> Exception:
     )
 
 
+def task_handler_failed(how: str) -> Exception:
+    """Return the error of a task that was there when something unforeseen happened."""
+    return PoolLockError(f"a thread of the pool in {describe()} met an error that it should not meet: {how}")
+
+
 def starts_failed(count: int, how: str) -> Exception:
     """Return the error of a pool whose workers end before they are ready, or cannot be started."""
     return _broken_pool(

@@ -10,10 +10,11 @@ from typing import Any
 
 from ._callbacks import report
 from ._dispatch import Dispatcher, Task
-from ._failures import MakeError, pool_ended
+from ._failures import MakeError, task_handler_failed
 from ._inbox import Inbox
 from ._outcomes import Outcomes
 from ._pickling import dump_task, explained
+from ._process import show_error
 from ._standard import helper_reraises_exception
 
 
@@ -42,9 +43,10 @@ class Intake:
         for sequence, set_length in iter(tasks.get, None):
             try:
                 self._put_all(sequence, set_length)
-            except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
+            except BaseException as error:  # noqa: BLE001 - none is known; nobody is to wait for ever if there is one
                 report()
-                self._inbox.post(partial(self._outcomes.fail_all, pool_ended))
+                failure = partial(task_handler_failed, show_error(error))
+                self._inbox.post(partial(self._outcomes.fail_all, failure))
             del sequence, set_length  # nothing of it is to stay alive until the next comes
         self.ended = True
         self._inbox.wake()

@@ -118,7 +118,9 @@ def _is_chunk(func: Any, args: tuple[Any, ...]) -> bool:
     """Return whether ``map`` made this task: of the user's function and several items."""
     if func is not mapstar and func is not starmapstar:
         return False
-    return len(args) == 1 and type(args[0]) is tuple and list(map(type, args[0][1:])) == [tuple]
+    if len(args) != 1 or type(args[0]) is not tuple or len(args[0]) != 2:  # noqa: PLR2004 - a pair
+        return False
+    return type(args[0][1]) is tuple
 
 
 def _check_method(func: Any) -> None:
@@ -202,7 +204,7 @@ def name_of(func: Any) -> str:
         func = func.func
     try:
         return getattr(func, "__qualname__", None) or repr(func)
-    except Exception:  # noqa: BLE001 - an object may fail to show itself
+    except BaseException:  # noqa: BLE001 - an object may fail to show itself, by sys.exit() too
         return f"a {type(func).__qualname__}"
 
 

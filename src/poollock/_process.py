@@ -48,11 +48,11 @@ def resolve_context(context: Any) -> BaseContext:
     )
 
 
-def show_error(error: BaseException) -> str:
-    """Return how a message shows *error*, whose own text may be one more error."""
+def show_error(error: BaseException, caught: type[BaseException] = BaseException) -> str:
+    """Return how a message shows *error*, whose own text may be one more: one that is *caught*."""
     try:
         return f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 - anything: sys.exit() in a __str__ would end a thread of the pool
+    except caught:
         return type(error).__name__
 
 

@@ -24,13 +24,14 @@ class _Place:
     Attributes:
         entered: Whether it has been among the takers.
         signed: Whether a word says that it is taken.
+        kept: Whether the acquire that took it is done.
         gone: Whether it has been given back.
     """
 
-    __slots__ = ("entered", "gone", "signed")
+    __slots__ = ("entered", "gone", "kept", "signed")
 
     def __init__(self) -> None:
-        self.entered = self.gone = self.signed = False
+        self.entered = self.gone = self.kept = self.signed = False
 
 
 @final
@@ -100,6 +101,7 @@ class Semaphore(SemaphoreLock):
             self._replace_holder(0, os.getpid(), place)
             if place.gone:  # a signal handler, or another thread, has given it back meanwhile
                 self._replace_holder(os.getpid(), 0, place)
+            place.kept = True
         except BaseException:  # of a signal handler, say: how far has it come?
             if any(took):
                 if not place.entered:
@@ -116,20 +118,26 @@ class Semaphore(SemaphoreLock):
     @override
     def release(self) -> None:
         """Give one place back; as in multiprocessing, whoever calls this."""
-        me, last_first = get_ident(), [*self._takers.items()][::-1]
-        own_first = [place for place, _ in sorted(last_first, key=lambda taker: taker[1] != me)]
-        if not any(map(self._release, own_first)):
-            another = _Place()  # another process has taken it
-            another.signed = True
-            self._enter(another)
-            self._release(another)
+        me = get_ident()
 
-    def _release(self, place: _Place) -> bool:
+        def later(taker: tuple[_Place, int]) -> tuple[bool, bool]:
+            place, thread = taker
+            return not place.kept, thread != me  # an acquire that is interrupted may give its own back itself
+
+        last_first = [*self._takers.copy().items()][::-1]
+        if any(self._release(place) for place, _ in sorted(last_first, key=later)):
+            return
+        another = _Place()  # another process has taken it
+        another.signed = True
+        self._release(another, {another: me})  # it is in no list where another thread would find it
+
+    def _release(self, place: _Place, takers: dict[_Place, int] | None = None) -> bool:
         """Give *place* back, unless another thread does; return whether this one did."""
+        takers = self._takers if takers is None else takers
         taken = list[int | None]()
         give_back = self._semaphore.release, partial(taken.append, None)
         try:
-            taken.extend(map(self._takers.pop, [place], [None]))  # in one step
+            taken.extend(map(takers.pop, [place], [None]))  # in one step
             if taken == [None]:
                 return False
             place.gone = True
@@ -139,7 +147,7 @@ class Semaphore(SemaphoreLock):
         except BaseException:  # as above; the rest is done all the same
             if taken and taken[-1] is not None:
                 place.gone = True
-                if place.signed:
+                if place.signed or self._put_off:
                     self._replace_holder(os.getpid(), 0, place)
                 in_one_step(*give_back)
             raise
@@ -150,7 +158,7 @@ class Semaphore(SemaphoreLock):
 
         Other threads go on meanwhile: only places that are signed all the time are compared.
         """
-        before = {place for place in [*self._takers] if place.signed}
+        before = {place for place in [*self._takers] if place.signed and place.kept}
         if not before:
             return
         words = self._signed()
@@ -164,7 +172,7 @@ class Semaphore(SemaphoreLock):
     @override
     def _give_back(self) -> bool:
         others = other_threads()
-        left = [place for place, taker in [*self._takers.items()] if taker not in others]
+        left = [place for place, taker in self._takers.copy().items() if taker not in others]
         left = left[: self._signed()]  # another process may have given some back
         for place in left:
             self._release(place)
@@ -229,7 +237,7 @@ class Semaphore(SemaphoreLock):
         try:
             if not self._claims.acquire(timeout=_PATIENCE):
                 return False  # the words only say who holds it
-            if place.signed or not old:  # else another thread has cleared it meanwhile
+            if place.signed if old else not place.gone:  # still: another thread may have been here meanwhile
                 holders = self._words.tolist()[HOLDER:]
                 if old and old not in holders:  # given back by another than who took it
                     old = next(filter(None, holders), old)
