@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -176,6 +178,99 @@ def test_word_that_could_not_be_cleared_while_another_was_looked_at(monkeypatch:
     monkeypatch.setattr(Lock, "release", release)
     semaphore._replace_holder(ME, 0, place)
     assert (semaphore.get_value(), *semaphore.holders) == (2,)
+
+
+def interrupted(function: Callable[[], object], handler: Callable[[], object], at: int) -> int:
+    """Call *function*, and *handler* at that step of it; return how many steps of the library it has."""
+    steps = 0
+
+    def step(frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal steps
+        if not frame.f_code.co_filename.endswith(("_semaphore.py", "_locks.py")):
+            return None
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        if steps == at and event == "opcode":
+            handler()
+        return step
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
+    sys.settrace(step)
+    try:
+        with suppress(ZeroDivisionError):
+            function()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize(
+    ("own", "others", "call"),
+    [(1, 0, Semaphore.acquire), (2, 0, Semaphore.release), (0, 2, Semaphore.release)],
+    ids=["acquire", "release", "release for others"],
+)
+def test_signal_handler_anywhere_in_a_semaphore(
+    own: int,
+    others: int,
+    call: Callable[[Semaphore], object],
+    raises: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """It gives a place back, and may raise."""
+
+    def make() -> Semaphore:
+        semaphore = Semaphore(3)
+        for place in range(others):
+            semaphore._semaphore.acquire()
+            semaphore._semaphore._after_fork()  # another process has taken it
+            semaphore._words[1 + place] = 1
+        for _ in range(own):
+            semaphore.acquire()
+        return semaphore
+
+    def handler() -> None:
+        semaphore.release()
+        if raises:
+            raise ZeroDivisionError
+
+    unexpected: list[int] = []
+    semaphore = make()
+    for at in range(1, interrupted(partial(call, semaphore), int, 0) + 1):
+        semaphore = make()
+        interrupted(partial(call, semaphore), handler, at)
+        left = 3 - semaphore.get_value()
+        assert len(semaphore.holders) == left
+        if left != (1 if call is Semaphore.acquire and not raises else 0):
+            unexpected.append(at)
+    if call is Semaphore.acquire:
+        assert len(unexpected) <= (4 if raises else 0)  # it was done, and had not returned
+    else:
+        assert raises or not unexpected  # else it had not begun
+
+
+def test_finalizer_in_the_middle_of_a_release() -> None:
+    class Finalized:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            semaphore.acquire(block=False)
+
+    semaphore, standard = Semaphore(200), gc.get_threshold()
+    for _ in range(100):
+        semaphore.acquire()
+    try:
+        for count in range(10, 100, 10):
+            gc.disable()
+            gc.collect()
+            Finalized()
+            gc.set_threshold(gc.get_count()[0] + count)
+            gc.enable()
+            semaphore.release()
+    finally:
+        gc.set_threshold(*standard)
+        gc.enable()
 
 
 def test_semaphore_that_grew_gives_the_place_of_a_dead_process_back() -> None:

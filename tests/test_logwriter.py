@@ -489,11 +489,17 @@ def test_timed_block_raises_its_own_error(path: Path) -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
+    class InterruptedInTheMiddleError(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
     with LockedLogWriter(path) as log:
         with pytest.raises(UnspeakableError), log.timed("a"):
             raise UnspeakableError
         with pytest.raises(ValueError, match="\ud800"), log.timed("b"):
             raise ValueError("\ud800")
+        with pytest.raises(KeyboardInterrupt), log.timed("the signal comes while the error is shown"):
+            raise InterruptedInTheMiddleError
         path.unlink()
         path.mkdir()
         with pytest.raises(KeyboardInterrupt), log.timed("c"):

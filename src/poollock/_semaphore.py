@@ -100,14 +100,14 @@ class Semaphore(SemaphoreLock):
             self._enter(place)
             self._replace_holder(0, os.getpid(), place)
             if place.gone:  # a signal handler, or another thread, has given it back meanwhile
-                self._replace_holder(os.getpid(), 0, place)
+                self._sign_off(place)
             place.kept = True
         except BaseException:  # of a signal handler, say: how far has it come?
             if any(took):
                 if not place.entered:
                     self._enter(place)
                 if not self._release(place):  # so another has given it back
-                    self._replace_holder(os.getpid(), 0, place)
+                    self._sign_off(place)
             raise
         return True
 
@@ -125,7 +125,7 @@ class Semaphore(SemaphoreLock):
             return not place.kept, thread != me  # an acquire that is interrupted may give its own back itself
 
         last_first = [*self._takers.copy().items()][::-1]
-        if any(self._release(place) for place, _ in sorted(last_first, key=later)):
+        if any(map(self._release, [place for place, _ in sorted(last_first, key=later)])):
             return
         another = _Place()  # another process has taken it
         another.signed = True
@@ -141,14 +141,12 @@ class Semaphore(SemaphoreLock):
             if taken == [None]:
                 return False
             place.gone = True
-            if place.signed:
-                self._replace_holder(os.getpid(), 0, place)
+            self._sign_off(place)
             in_one_step(*give_back)
         except BaseException:  # as above; the rest is done all the same
             if taken and taken[-1] is not None:
                 place.gone = True
-                if place.signed or self._put_off:
-                    self._replace_holder(os.getpid(), 0, place)
+                self._sign_off(place)
                 in_one_step(*give_back)
             raise
         return True
@@ -218,6 +216,10 @@ class Semaphore(SemaphoreLock):
             return  # who waits for them may have a place, and will sign for it
         for _ in range(self._lost()):
             self._semaphore.release()
+
+    def _sign_off(self, place: _Place) -> None:
+        if place.signed or self._put_off:
+            self._replace_holder(os.getpid(), 0, place)
 
     def _replace_holder(self, old: int, new: int, place: _Place) -> None:
         if not self._write(old, new, place):
