@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -83,8 +84,8 @@ def test_semaphore_released_too_often_shows_who_has_a_place_that_is_signed_for()
 def test_two_releases_at_once_give_two_places_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler releases in the middle of a release."""
 
-    def replace_holder(self: Semaphore, old: int, new: int, place: Any) -> None:
-        standard(self, old, new, place)
+    def write(self: Semaphore, *places: Any) -> None:
+        standard(self, *places)
         if not inside:
             inside.append(True)
             self.release()
@@ -93,8 +94,8 @@ def test_two_releases_at_once_give_two_places_back(monkeypatch: pytest.MonkeyPat
     semaphore = Semaphore(2)
     semaphore.acquire()
     semaphore.acquire()
-    standard = Semaphore._replace_holder
-    monkeypatch.setattr(Semaphore, "_replace_holder", replace_holder)
+    standard = Semaphore._write
+    monkeypatch.setattr(Semaphore, "_write", write)
     semaphore.release()
     assert inside
     assert (semaphore.get_value(), *semaphore.holders) == (2,)
@@ -128,9 +129,9 @@ def test_word_is_cleared_once_though_two_threads_do_it() -> None:
     semaphore = Semaphore(2)
     semaphore.acquire()
     semaphore._words[2] = 1  # another process has the other place
-    (place,) = semaphore._takers
+    place, _ = semaphore._takers.popitem()
     for _ in range(2):
-        semaphore._replace_holder(ME, 0, place)
+        semaphore._write(place)
     assert semaphore.holders == (1,)
 
 
@@ -176,7 +177,7 @@ def test_word_that_could_not_be_cleared_while_another_was_looked_at(monkeypatch:
     semaphore.acquire()
     standard = Lock.release
     monkeypatch.setattr(Lock, "release", release)
-    semaphore._replace_holder(ME, 0, place)
+    semaphore._write(place)
     assert (semaphore.get_value(), *semaphore.holders) == (2,)
 
 
@@ -206,6 +207,7 @@ def interrupted(function: Callable[[], object], handler: Callable[[], object], a
 
 
 @pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("handled", [Semaphore.acquire, Semaphore.release])
 @pytest.mark.parametrize(
     ("own", "others", "call"),
     [(1, 0, Semaphore.acquire), (2, 0, Semaphore.release), (0, 2, Semaphore.release)],
@@ -215,9 +217,10 @@ def test_signal_handler_anywhere_in_a_semaphore(
     own: int,
     others: int,
     call: Callable[[Semaphore], object],
+    handled: Callable[[Semaphore], object],
     raises: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """It gives a place back, and may raise."""
+    """It takes a place, or gives one back, and may raise."""
 
     def make() -> Semaphore:
         semaphore = Semaphore(3)
@@ -230,23 +233,25 @@ def test_signal_handler_anywhere_in_a_semaphore(
         return semaphore
 
     def handler() -> None:
-        semaphore.release()
+        handled(semaphore)
         if raises:
             raise ZeroDivisionError
 
-    unexpected: list[int] = []
+    taken: dict[Any, int] = {Semaphore.acquire: 1, Semaphore.release: -1}
+    undone = own + others + taken[handled]
+    done = undone + taken[call]
+    seen: Counter[int] = Counter()
     semaphore = make()
     for at in range(1, interrupted(partial(call, semaphore), int, 0) + 1):
         semaphore = make()
         interrupted(partial(call, semaphore), handler, at)
         left = 3 - semaphore.get_value()
         assert len(semaphore.holders) == left
-        if left != (1 if call is Semaphore.acquire and not raises else 0):
-            unexpected.append(at)
-    if call is Semaphore.acquire:
-        assert len(unexpected) <= (4 if raises else 0)  # it was done, and had not returned
-    else:
-        assert raises or not unexpected  # else it had not begun
+        assert semaphore.holders.count(ME) == len(semaphore._takers)
+        seen[left] += 1
+    assert {*seen} <= ({done, undone} if raises else {done})
+    if raises and call is Semaphore.acquire:
+        assert seen[done] <= 4  # it had not returned yet
 
 
 def test_finalizer_in_the_middle_of_a_release() -> None:
@@ -289,19 +294,20 @@ def test_semaphore_knows_its_places_while_a_thread_is_half_way(
     """A word of its place is about to be signed, or has been signed off."""
     semaphore, arrived, leave = Semaphore(3), threading.Event(), threading.Event()
 
-    def replace_holder(self: Semaphore, old: int, new: int, place: Any) -> None:
+    def write(self: Semaphore, *places: Any) -> None:
+        old, new = (0, ME) if {*places} & {*self._takers} else (ME, 0)
         before = threading.current_thread() is other and half_way == (0, ME) == (old, new)
         after = threading.current_thread() is other and half_way == (ME, 0) == (old, new)
         if before:
             arrived.set()
             leave.wait()
-        standard(self, old, new, place)
+        standard(self, *places)
         if after:
             arrived.set()
             leave.wait()
 
-    standard = Semaphore._replace_holder
-    monkeypatch.setattr(Semaphore, "_replace_holder", replace_holder)
+    standard = Semaphore._write
+    monkeypatch.setattr(Semaphore, "_write", write)
     other = threading.Thread(target=lambda: semaphore.acquire() and semaphore.release())
     semaphore.acquire()
     other.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from functools import partial
+from itertools import compress, starmap
 from multiprocessing.context import BaseContext
 from threading import get_ident
 from typing import Any, final
@@ -22,16 +24,14 @@ class _Place:
     """One that this process has taken.
 
     Attributes:
-        entered: Whether it has been among the takers.
-        signed: Whether a word says that it is taken.
+        word: What the word that says so holds, a pid; 0 if there is none.
         kept: Whether the acquire that took it is done.
-        gone: Whether it has been given back.
     """
 
-    __slots__ = ("entered", "gone", "kept", "signed")
+    __slots__ = ("kept", "word")
 
-    def __init__(self) -> None:
-        self.entered = self.gone = self.kept = self.signed = False
+    def __init__(self, word: int = 0) -> None:
+        self.kept, self.word = False, word
 
 
 @final
@@ -48,10 +48,10 @@ class Semaphore(SemaphoreLock):
         ValueError: *value* is negative.
     """
 
-    __slots__ = ("_claims", "_put_off", "_takers", "_value")
+    __slots__ = ("_claims", "_late", "_takers", "_value")
 
     _claims: Lock
-    _put_off: set[_Place]  # that are no more, and whose words are still to be cleared
+    _late: deque[_Place]  # whose words are to be brought up to date, the oldest first
     _takers: dict[_Place, int]  # of the places that this process has, the threads that took them
     _value: int
 
@@ -66,7 +66,7 @@ class Semaphore(SemaphoreLock):
     def _assemble(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
         self._claims._is_part = True
-        self._put_off = set()
+        self._late = deque()
         self._takers = {}
         super()._assemble(tuple(semaphore))
 
@@ -86,34 +86,25 @@ class Semaphore(SemaphoreLock):
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         self._drop_released_elsewhere()
-        place, took = _Place(), list[bool]()
+        place, took = _Place(), list[int]()
 
         def take(block: bool, timeout: float | None) -> bool:  # noqa: FBT001 - multiprocessing's
-            took.extend(map(self._semaphore.acquire, [block], [timeout]))  # in one step
-            return took[-1]
+            taken = compress([(place, get_ident())], map(self._semaphore.acquire, [block], [timeout]))
+            took.extend(starmap(self._takers.setdefault, taken))  # in one step
+            return bool(took)
 
         try:
             if block and timeout is None:
                 wait_for(take, self._words)
             elif not take(block, timeout):
                 return False
-            self._enter(place)
-            self._replace_holder(0, os.getpid(), place)
-            if place.gone:  # a signal handler, or another thread, has given it back meanwhile
-                self._sign_off(place)
+            self._write(place)
             place.kept = True
         except BaseException:  # of a signal handler, say: how far has it come?
-            if any(took):
-                if not place.entered:
-                    self._enter(place)
-                if not self._release(place):  # so another has given it back
-                    self._sign_off(place)
+            if took and not self._release(place):  # so another has given it back
+                self._write()
             raise
         return True
-
-    def _enter(self, place: _Place) -> None:
-        enter = partial(self._takers.__setitem__, place, get_ident())
-        in_one_step(enter, partial(setattr, place, "entered", True))  # noqa: FBT003 - a value
 
     @override
     def release(self) -> None:
@@ -127,40 +118,37 @@ class Semaphore(SemaphoreLock):
         last_first = [*self._takers.copy().items()][::-1]
         if any(map(self._release, [place for place, _ in sorted(last_first, key=later)])):
             return
-        another = _Place()  # another process has taken it
-        another.signed = True
+        others = [pid for pid in self.holders if pid != os.getpid()]
+        another = _Place((*others, os.getpid())[0])  # another process has taken it
         self._release(another, {another: me})  # it is in no list where another thread would find it
 
     def _release(self, place: _Place, takers: dict[_Place, int] | None = None) -> bool:
         """Give *place* back, unless another thread does; return whether this one did."""
         takers = self._takers if takers is None else takers
         taken = list[int | None]()
-        give_back = self._semaphore.release, partial(taken.append, None)
         try:
             taken.extend(map(takers.pop, [place], [None]))  # in one step
-            if taken == [None]:
-                return False
-            place.gone = True
-            self._sign_off(place)
-            in_one_step(*give_back)
+            self._leave(place, taken)
         except BaseException:  # as above; the rest is done all the same
-            if taken and taken[-1] is not None:
-                place.gone = True
-                self._sign_off(place)
-                in_one_step(*give_back)
+            self._leave(place, taken)
             raise
-        return True
+        return taken != [None]
+
+    def _leave(self, place: _Place, taken: list[int | None]) -> None:
+        if taken and taken[-1] is not None:
+            self._write(place)
+            in_one_step(self._semaphore.release, partial(taken.append, None))
 
     def _drop_released_elsewhere(self) -> None:
         """Forget places that another process has given back, the oldest first.
 
         Other threads go on meanwhile: only places that are signed all the time are compared.
         """
-        before = {place for place in [*self._takers] if place.signed and place.kept}
+        before = {place for place in [*self._takers] if place.word and place.kept}
         if not before:
             return
         words = self._signed()
-        stayed = [place for place in [*self._takers] if place.signed and place in before]
+        stayed = [place for place in [*self._takers] if place.word and place in before]
         for gone in stayed[: max(0, len(stayed) - words)]:
             self._takers.pop(gone, None)
 
@@ -171,6 +159,7 @@ class Semaphore(SemaphoreLock):
     def _give_back(self) -> bool:
         others = other_threads()
         left = [place for place, taker in self._takers.copy().items() if taker not in others]
+        self._write()
         left = left[: self._signed()]  # another process may have given some back
         for place in left:
             self._release(place)
@@ -179,7 +168,8 @@ class Semaphore(SemaphoreLock):
     @override
     def _forget(self) -> None:
         super()._forget()
-        self._put_off = set()
+        for place in {*self._takers, *self._late}:
+            place.word = 0  # it is the parent's
         self._takers = {}
 
     @override
@@ -195,6 +185,7 @@ class Semaphore(SemaphoreLock):
         finally:
             if claimed:
                 self._claims.release()
+        self._write()
         return bool(places)
 
     def _lost(self) -> int:
@@ -217,41 +208,33 @@ class Semaphore(SemaphoreLock):
         for _ in range(self._lost()):
             self._semaphore.release()
 
-    def _sign_off(self, place: _Place) -> None:
-        if place.signed or self._put_off:
-            self._replace_holder(os.getpid(), 0, place)
+    def _write(self, *places: _Place) -> None:
+        """Bring the words of *places* up to date, and those that could not be until now."""
+        self._late.extend(places)
+        while self._late and not self._claims._is_mine():  # else this is a signal handler in the middle of it
+            try:
+                if not self._claims.acquire(timeout=_PATIENCE):
+                    return  # the words only say who holds it
+                while self._late:
+                    self._update(self._late[0])
+                    self._late.popleft()
+                if self._claims._is_mine():  # else this process was forked in the middle of it
+                    self._claims.release()
+            except BaseException:
+                if self._claims._is_mine():
+                    self._claims.release()
+                raise
 
-    def _replace_holder(self, old: int, new: int, place: _Place) -> None:
-        if not self._write(old, new, place):
-            if old:
-                self._put_off.add(place)
+    def _update(self, place: _Place) -> None:
+        old, new = place.word, os.getpid() if place in self._takers else 0
+        if old == new:
             return
-        while self._put_off:  # still: a signal handler may come meanwhile
-            for late in [*self._put_off]:
-                if not self._write(os.getpid(), 0, late):
-                    return
-                self._put_off.discard(late)
-
-    def _write(self, old: int, new: int, place: _Place) -> bool:
-        """Replace one word, unless *place* has none any more; return whether this could be done now."""
-        if self._claims._is_mine():  # this is a signal handler in the middle of it
-            return False
-        try:
-            if not self._claims.acquire(timeout=_PATIENCE):
-                return False  # the words only say who holds it
-            if place.signed if old else not place.gone:  # still: another thread may have been here meanwhile
-                holders = self._words.tolist()[HOLDER:]
-                if old and old not in holders:  # given back by another than who took it
-                    old = next(filter(None, holders), old)
-                if old in holders:  # released more often than taken, there are more holders than words
-                    write = partial(self._words.__setitem__, HOLDER + holders.index(old), new)
-                    in_one_step(write, partial(setattr, place, "signed", bool(new)))
-            self._claims.release()
-        except BaseException:
-            if self._claims._is_mine():
-                self._claims.release()
-            raise
-        return True
+        holders = self._words.tolist()[HOLDER:]
+        if old and old not in holders:  # given back by another than who took it
+            old = next(filter(None, holders), old)
+        if old in holders:  # released more often than taken, there are more holders than words
+            write = partial(self._words.__setitem__, HOLDER + holders.index(old), new)
+            in_one_step(write, partial(setattr, place, "word", new))
 
     @override
     def _state(self) -> str:
