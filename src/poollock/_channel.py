@@ -244,9 +244,8 @@ class Channel:
             self._ending |= worker.death < 0
             return False
         tasks = self._dispatcher.answered(worker, frames)
-        self._outcomes.set(
-            [self._outcomes.load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
-        )
+        answers = zip(tasks, frames, strict=True)
+        self._outcomes.set([self._outcomes.load(task, payload) for task, (_, payload) in answers])
         return True
 
     def _bury_ended(self) -> None:
@@ -283,13 +282,12 @@ class Channel:
 
     def _go_on(self, broken: MakeError | None) -> None:
         """If the pool is *broken*, fail all tasks, and all that come, with what it makes."""
-        if broken is None:
-            return
-        self.intake.broken = broken
-        self._outcomes.fail_all(broken)
-        self._dispatcher.close()
-        for worker in self._dispatcher.workers:
-            worker.process.terminate()
+        if broken is not None:
+            self.intake.broken = broken
+            self._outcomes.fail_all(broken)
+            self._dispatcher.close()
+            for worker in self._dispatcher.workers:
+                worker.process.terminate()
 
 
 def _leave_to_parent() -> None:

@@ -75,6 +75,13 @@ class Console(Sink):
         self._fd = -1
 
 
+def stream_of(target: str, writer: type) -> Any:
+    """Return the stream of this process, which may have put a *writer* in its place."""
+    name = CONSOLES[target]
+    stream = getattr(sys, name)
+    return getattr(sys, f"__{name}__") if isinstance(stream, writer) else stream
+
+
 def target_of(path: Any) -> str:
     """Return what is written to, as another process can know it too: an absolute path, or a console.
 

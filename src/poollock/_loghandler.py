@@ -9,7 +9,7 @@ from typing import Any
 
 from ._console import target_of
 from ._logoptions import LogOptions
-from ._logwriter import LockedLogWriter, unopened
+from ._logwriter import LockedLogWriter
 from ._typing import override
 
 
@@ -77,7 +77,7 @@ class LockedLogHandler(logging.Handler):
             backup_count or backupCount,
             fsync,
         )
-        self._writer = unopened(LockedLogWriter, self._options)
+        self._writer = LockedLogWriter._unopened(self._options)
         super().__init__()  # at last: logging closes at exit what has come so far
         if not delay:
             self._writer._opened()
@@ -123,7 +123,7 @@ class LockedLogHandler(logging.Handler):
     def close(self) -> None:
         """Close the file; as with ``FileHandler``, a record that comes late opens it again."""
         super().close()
-        writer, self._writer = self._writer, unopened(LockedLogWriter, self._options)
+        writer, self._writer = self._writer, LockedLogWriter._unopened(self._options)
         writer.close()
 
     @property

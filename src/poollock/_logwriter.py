@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
-from ._console import CONSOLES, Console, target_of
+from ._console import CONSOLES, Console, stream_of, target_of
 from ._logfile import LogFile, is_at_path, open_log, reopen_log
 from ._logoptions import LogOptions
 from ._sink import Sink, threads
@@ -20,8 +19,6 @@ from ._typing import override
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_Writer = TypeVar("_Writer", bound="LockedLogWriter")
 
 
 class LockedLogWriter(io.TextIOBase):
@@ -104,14 +101,13 @@ class LockedLogWriter(io.TextIOBase):
     def _assemble(self, options: LogOptions) -> None:
         options.check()
         self._options = options
-        self._target = options.target
         self._encode = options.encoder()
         _writers.add(self)
 
     @property
     def name(self) -> str:
         """The path of the file; ``<stdout>`` or ``<stderr>`` for a console."""
-        return self._target
+        return self._options.target
 
     @property
     @override
@@ -138,20 +134,19 @@ class LockedLogWriter(io.TextIOBase):
         Raises:
             ValueError: The writer is closed.
         """
-        file = self._opened()
-        if isinstance(file, Console):
+        if isinstance(file := self._opened(), Console):
             return file.fileno()
         # Not the one that has the lock: a child that got that would have a part in the lock.
         with self._opening:
             if self._descriptor < 0:
-                self._descriptor = open_log(self._target)
-            elif not is_at_path(self._target, self._descriptor):
-                reopen_log(self._target, self._descriptor)
+                self._descriptor = open_log(self._options.target)
+            elif not is_at_path(self._options.target, self._descriptor):
+                reopen_log(self._options.target, self._descriptor)
             return self._descriptor
 
     @override
     def isatty(self) -> bool:
-        return self._target in CONSOLES and os.isatty(self.fileno())
+        return self._options.target in CONSOLES and os.isatty(self.fileno())
 
     @override
     def write(self, text: str, /) -> int:
@@ -257,22 +252,17 @@ class LockedLogWriter(io.TextIOBase):
                     self._append = file.append
                     self._append_in_turn = file.append_in_turn
                     if self._options.lock is not None:
-                        self._append = self._append_in_turn = _within(self._options.lock, file.append_in_turn)
+                        self._append = self._append_in_turn = file.append_within(self._options.lock)
                     self._file = file
                 else:
                     file.close()
         return self._file
 
     def _open(self) -> Sink:
-        if self._target not in CONSOLES:
-            return LogFile(self._target, self._options.of_file())
-        return Console(self._stream or self._console(), guarded=self._options.lock is not None)
-
-    def _console(self) -> Any:
-        """Return the stream of this process, which may have put a writer in its place."""
-        name = CONSOLES[self._target]
-        stream = getattr(sys, name)
-        return getattr(sys, f"__{name}__") if isinstance(stream, LockedLogWriter) else stream
+        if self._options.target not in CONSOLES:
+            return LogFile(self._options.target, self._options.of_file())
+        stream = self._stream or stream_of(self._options.target, LockedLogWriter)
+        return Console(stream, guarded=self._options.lock is not None)
 
     def _after_fork(self) -> None:
         file = self._file
@@ -282,28 +272,20 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._target!r}{' closed' if self.closed else ''}>"
+        return f"<{type(self).__name__} {self._options.target!r}{' closed' if self.closed else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.closed:
             raise ValueError(f"{self!r} cannot be sent to another process")
         # Opened by the first write: an error here would end a worker of a standard pool.
-        return unopened, (type(self), self._options)
+        return type(self)._unopened, (self._options,)
 
-
-def unopened(cls: type[_Writer], options: LogOptions) -> _Writer:
-    """Return a writer that opens its file at the first write."""
-    writer = cls.__new__(cls)
-    writer._assemble(options)
-    return writer
-
-
-def _within(lock: AbstractContextManager[Any], append: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    def append_within(data: bytes) -> None:
-        with lock:
-            append(data)
-
-    return append_within
+    @classmethod
+    def _unopened(cls, options: LogOptions) -> Self:
+        """Return a writer that opens its file at the first write."""
+        writer = cls.__new__(cls)
+        writer._assemble(options)
+        return writer
 
 
 _writers: weakref.WeakSet[LockedLogWriter] = weakref.WeakSet()

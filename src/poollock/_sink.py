@@ -11,6 +11,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 # The threads of this process, as threading.active_count() counts them, which takes ten times as long.
 threads: dict[int, threading.Thread] = vars(threading)["_active"]
@@ -72,6 +74,15 @@ class Sink(ABC):
         """Write one record, whole, when no other thread of this process does."""
         with turn.mutex:
             self.append(data)
+
+    def append_within(self, lock: AbstractContextManager[Any]) -> Callable[[bytes], None]:
+        """Return what does that while it holds the user's *lock*."""
+
+        def append(data: bytes) -> None:
+            with lock:
+                self.append_in_turn(data)
+
+        return append
 
     @abstractmethod
     def append(self, data: bytes) -> None:

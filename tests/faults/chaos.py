@@ -39,11 +39,15 @@ KINDS: dict[str, Any] = {
 
 
 def kill_workers(directory: str, kills: int, every: float, seed: int) -> None:
-    """Be the killer; each worker is killed at most once, so that no other process gets its pid's signal."""
+    """Be the killer, as long as the parent lives.
+
+    Each worker is killed at most once, so that no other process gets its pid's signal.
+    """
     generator = random.Random(seed)
     targets = Path(directory) / "targets"
     killed = 0
-    while killed < kills:
+    parent: Any = multiprocessing.parent_process()
+    while killed < kills and parent.is_alive():
         time.sleep(generator.expovariate(1 / every))
         pids = list(targets.iterdir())
         if pids:
