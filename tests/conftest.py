@@ -106,7 +106,7 @@ def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None
     def stands() -> bool:
         frames = [frame for frame, _ in traceback.walk_stack(sys._current_frames()[me])]
         before, seen[:] = [*seen], [(frame.f_code.co_filename, frame.f_lasti) for frame in frames]
-        return seen == before and any(Path(name).parent == PACKAGE for name, _ in seen)
+        return seen == before and any(PACKAGE in Path(name).parents for name, _ in seen)
 
     def send() -> None:
         wait_until(stands)

@@ -29,7 +29,7 @@ def interrupted_at(count: int, function: Callable[[], Any]) -> bool:
     def step(frame: FrameType, _event: str, _arg: Any) -> Any:
         nonlocal steps
         frame.f_trace_opcodes = True
-        if Path(frame.f_code.co_filename).parent == PACKAGE:
+        if PACKAGE in Path(frame.f_code.co_filename).parents:
             steps += 1
             if steps == count:
                 raise Interrupt

@@ -14,7 +14,7 @@ import pytest
 
 import tasks
 from poollock import LockedPool, locked_pool
-from poollock._standard import mapstar
+from poollock._backend.mp_pool import mapstar
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
+from ._backend.process import describe
 from ._errors import LockNotInstalledError
-from ._process import describe
 
 if TYPE_CHECKING:
     from ._base import BaseLock

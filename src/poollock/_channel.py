@@ -10,6 +10,7 @@ from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
+from ._backend.process import LOOK_UP, describe, exit_code, has_ended, show_error
 from ._callbacks import report
 from ._crew import Crew, Worker
 from ._dispatch import Dispatcher
@@ -18,7 +19,6 @@ from ._failures import MakeError, pool_ended
 from ._inbox import Inbox
 from ._intake import Intake
 from ._outcomes import Outcomes
-from ._process import LOOK_UP, describe, exit_code, has_ended, show_error
 from ._reclaim import INTERVAL, Purge, Reclaimer, sacrifice
 from ._starts import Starts
 

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from ._filelock import LOCK_EX, LOCK_UN, lockf
+from ._backend.flock import LOCK_EX, LOCK_UN, lockf
 from ._sink import Sink, turn
 from ._typing import override
 

@@ -13,10 +13,10 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from ._backend.process import EndedEarlyError
+from ._backend.sigint import hold_interrupts
 from ._dispatch import Task
 from ._frames import FrameReader, header
-from ._interrupts import hold_interrupts
-from ._process import EndedEarlyError
 from ._words import shared_words
 from ._worker import WORDS, Luggage, Setup, WorkerEnd, run_worker
 
@@ -72,7 +72,7 @@ class Worker:
             EndedEarlyError: It has ended meanwhile.
         """
         if sys.platform != "win32" and getattr(self.process, "_start_method", None) in _SENDING:
-            from ._popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
+            from ._backend.popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
 
             prepare(self.process)
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ._backend.mp_pool import RemoteTraceback
+from ._backend.process import describe
 from ._errors import InitializerError, PoolLockError
-from ._process import describe
-from ._standard import RemoteTraceback
 
 MakeError: TypeAlias = Callable[[], Exception]
 

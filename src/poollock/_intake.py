@@ -8,14 +8,14 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from ._backend.mp_pool import helper_reraises_exception
+from ._backend.process import show_error
 from ._callbacks import report
 from ._dispatch import Dispatcher, Task
 from ._failures import MakeError, task_handler_failed
 from ._inbox import Inbox
 from ._outcomes import Outcomes
 from ._pickling import dump_task, explained
-from ._process import show_error
-from ._standard import helper_reraises_exception
 
 
 class Intake:

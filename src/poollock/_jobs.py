@@ -6,8 +6,8 @@ import multiprocessing.pool
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ._backend.mp_pool import helper_reraises_exception
 from ._callbacks import reported
-from ._standard import helper_reraises_exception
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

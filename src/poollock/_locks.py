@@ -11,9 +11,9 @@ from threading import active_count
 from typing import TYPE_CHECKING, Any, final
 
 from ._arrival import every_lock
+from ._backend.process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
 from ._base import BaseLock
 from ._errors import PoolLockError
-from ._process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
 from ._typing import override
 from ._words import SharedWords, shared_words
 

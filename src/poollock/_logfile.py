@@ -11,7 +11,7 @@ from functools import partial
 from os import stat, write
 from typing import NamedTuple
 
-from ._filelock import (
+from ._backend.flock import (
     LOCK_EX,
     LOCK_NB,
     LOCK_UN,

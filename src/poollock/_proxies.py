@@ -8,11 +8,11 @@ from contextlib import suppress
 from threading import get_ident
 from typing import Any, TypeAlias, final
 
+from ._backend.process import describe, other_threads
 from ._base import BaseLock
 from ._client import ManagerClient, take_client
 from ._errors import ManagerDiedError
 from ._manager import LockManager
-from ._process import describe, other_threads
 from ._rlock import RLock
 from ._semaphore import Semaphore
 from ._typing import override

@@ -11,8 +11,8 @@ from threading import get_ident
 from typing import Any, final
 
 from ._arguments import check_size
+from ._backend.process import other_threads, resolve_context
 from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
-from ._process import other_threads, resolve_context
 from ._typing import override
 from ._words import shared_words
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
+from ._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
+from ._backend.process import LOOK_UP, parent_is_gone
+from ._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
 from ._base import BaseLock, install_locks, title
 from ._frames import FrameReader, dump, header
-from ._interrupts import leave_interrupts_to_parent, let_interrupts_through
 from ._pickling import run_task
-from ._process import LOOK_UP, parent_is_gone
-from ._standard import ExceptionWithTraceback, MaybeEncodingError
 from ._words import SharedWords
 
 # The words that a worker shares with the pool: the number of the task that it began last, and

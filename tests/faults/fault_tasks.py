@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conftest import running, wait_until
-from poollock import BaseLock, _standard, _worker, current_lock
+from poollock import BaseLock, _worker, current_lock
+from poollock._backend import mp_pool
 
 HUNDRED_MB = 100 << 20
 
@@ -210,7 +211,7 @@ def give_odd() -> Odd:
 
 
 def give_maybe_encoding_error() -> Any:
-    return _standard.MaybeEncodingError(RuntimeError(), "value")
+    return mp_pool.MaybeEncodingError(RuntimeError(), "value")
 
 
 class Unshowable(Exception):  # noqa: N818 - it is what it is

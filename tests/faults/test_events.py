@@ -38,13 +38,13 @@ from poollock import (
     WorkerDiedError,
     _crew,
     _reclaim,
-    _standard,
     locked_pool,
     manager_locked_pool,
 )
+from poollock._backend import mp_pool
 from poollock._outcomes import Outcomes
 
-MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
+MaybeEncodingError: type[Exception] = mp_pool.MaybeEncodingError
 Factory = Callable[..., LockedPool]
 
 MADE: dict[str, Callable[..., Any]] = {"RLock": RLock, "Semaphore": partial(Semaphore, 2)}

@@ -14,12 +14,13 @@ import fault_tasks as tasks
 import pytest
 
 from conftest import running, wait_until
-from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError, _standard
+from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError
+from poollock._backend import mp_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 # The error for a fault in the worker: while the argument is unpickled, the task runs, its result is pickled.
-MaybeEncodingError: type[Exception] = _standard.MaybeEncodingError
+MaybeEncodingError: type[Exception] = mp_pool.MaybeEncodingError
 EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
     "SIGKILL": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),
     "SIGSEGV": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),

@@ -13,7 +13,7 @@ from multiprocessing.forkserver import SIGNED_STRUCT
 from operator import methodcaller
 from typing import Any, cast
 
-from ._process import EndedEarlyError
+from .process import EndedEarlyError
 
 
 class SpawnPopen(popen_spawn_posix.Popen):
