@@ -20,7 +20,8 @@ import pytest
 import poollock
 import tasks
 from conftest import FACTORIES, children, open_files, wait_until
-from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _crew, _intake, _words, locked_pool
+from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _crew, _intake, locked_pool
+from poollock._locks import shared_words
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -214,7 +215,7 @@ def test_nothing_is_left_open(
             pool.lock.locked()
         pool.join()
 
-    _words._free.clear()  # a new page of shared memory, two descriptors, must not begin in between
+    shared_words._free.clear()  # a new page of shared memory, two descriptors, must not begin in between
     use()  # the first pool of a start method starts its helpers
     gc.collect()
     before = open_files()

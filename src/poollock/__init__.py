@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._base import BaseLock, current_lock
 from ._errors import (
     InitializerError,
     LockNotInstalledError,
@@ -12,9 +11,10 @@ from ._errors import (
     PoolLockError,
     WorkerDiedError,
 )
-from ._locks import Lock
-from ._rlock import RLock
-from ._semaphore import Semaphore
+from ._locks.base import BaseLock, current_lock
+from ._locks.lock import Lock
+from ._locks.rlock import RLock
+from ._locks.semaphore import Semaphore
 
 if TYPE_CHECKING:
     from ._broken import BrokenPoolError

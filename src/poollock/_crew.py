@@ -17,7 +17,7 @@ from ._backend.process import EndedEarlyError
 from ._backend.sigint import hold_interrupts
 from ._dispatch import Task
 from ._frames import FrameReader, header
-from ._words import shared_words
+from ._locks.shared_words import shared_words
 from ._worker import WORDS, Luggage, Setup, WorkerEnd, run_worker
 
 _SENDING = ("spawn", "forkserver")  # start methods by which the parent sends what it starts with

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
-from ._base import BaseLock
+from ._locks.base import BaseLock
 from ._pool import LockedPool
 from ._typing import override
 

@@ -9,12 +9,12 @@ from threading import get_ident
 from typing import Any, TypeAlias, final
 
 from ._backend.process import describe, other_threads
-from ._base import BaseLock
 from ._client import ManagerClient, take_client
 from ._errors import ManagerDiedError
+from ._locks.base import BaseLock
+from ._locks.rlock import RLock
+from ._locks.semaphore import Semaphore
 from ._manager import LockManager
-from ._rlock import RLock
-from ._semaphore import Semaphore
 from ._typing import override
 
 # The pid, the thread, and a number of its own: it names what is given back.

@@ -10,12 +10,12 @@ from operator import attrgetter, methodcaller
 from threading import active_count
 from typing import TYPE_CHECKING, Any, final
 
-from ._arrival import every_lock
-from ._backend.process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
-from ._base import BaseLock
-from ._errors import PoolLockError
-from ._typing import override
-from ._words import SharedWords, shared_words
+from .._backend.process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
+from .._errors import PoolLockError
+from .._typing import override
+from .base import BaseLock
+from .registry import every_lock
+from .shared_words import SharedWords, shared_words
 
 # Where each word of a lock stands: whether it was abandoned, then who holds it.
 ABANDONED = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from multiprocessing.context import BaseContext
 from typing import Any, final
 
-from ._backend.process import describe
-from ._base import BaseLock
-from ._locks import Lock
-from ._typing import override
+from .._backend.process import describe
+from .._typing import override
+from .base import BaseLock
+from .lock import Lock
 
 
 @final

@@ -10,9 +10,9 @@ from multiprocessing.context import get_spawning_popen
 from types import TracebackType
 from typing import Any
 
-from ._arrival import every_lock, known, rebuilt, received
-from ._backend.process import describe
-from ._errors import LockNotInstalledError, LockTimeoutError
+from .._backend.process import describe
+from .._errors import LockNotInstalledError, LockTimeoutError
+from .registry import every_lock, known, rebuilt, received
 
 _installed: dict[str, BaseLock] = {}
 _kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else keeps alive

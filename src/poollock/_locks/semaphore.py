@@ -10,11 +10,11 @@ from multiprocessing.context import BaseContext
 from threading import get_ident
 from typing import Any, final
 
-from ._arguments import check_size
-from ._backend.process import other_threads, resolve_context
-from ._locks import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
-from ._typing import override
-from ._words import shared_words
+from .._arguments import check_size
+from .._backend.process import other_threads, resolve_context
+from .._typing import override
+from .lock import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
+from .shared_words import shared_words
 
 _PATIENCE = 5.0  # seconds to wait for the right to write the words
 _MOMENT = 0.1  # seconds, if who has it may be dead

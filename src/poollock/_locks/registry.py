@@ -10,11 +10,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
-from ._backend.process import describe
-from ._errors import LockNotInstalledError
+from .._backend.process import describe
+from .._errors import LockNotInstalledError
 
 if TYPE_CHECKING:
-    from ._base import BaseLock
+    from .base import BaseLock
 
 _Lock = TypeVar("_Lock", bound="BaseLock")
 
