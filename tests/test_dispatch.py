@@ -21,8 +21,8 @@ from conftest import wait_until
 from poollock import LockedPool, locked_pool
 from poollock._crew import Slot, Worker
 from poollock._dispatch import Dispatcher, Task
-from poollock._frames import HEADER, FrameReader, dump, header
-from poollock._worker import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
+from poollock._worker.framing import HEADER, FrameReader, dump, header
+from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
 
 
 def test_no_task_waits_behind_a_long_one(pool: LockedPool, tmp_path: Path) -> None:

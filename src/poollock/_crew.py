@@ -16,9 +16,9 @@ from typing import Any
 from ._backend.process import EndedEarlyError
 from ._backend.sigint import hold_interrupts
 from ._dispatch import Task
-from ._frames import FrameReader, header
 from ._locks.shared_words import shared_words
-from ._worker import WORDS, Luggage, Setup, WorkerEnd, run_worker
+from ._worker.framing import FrameReader, header
+from ._worker.main import WORDS, Luggage, Setup, WorkerEnd, run_worker
 
 _SENDING = ("spawn", "forkserver")  # start methods by which the parent sends what it starts with
 _PAUSE = 0.1  # seconds before another start, for each that failed before

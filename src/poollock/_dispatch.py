@@ -15,9 +15,9 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ._frames import header
-from ._pickling import task_function
-from ._worker import BEGUN, VOID_FROM, VOID_TO
+from ._worker.framing import header
+from ._worker.main import BEGUN, VOID_FROM, VOID_TO
+from ._worker.task_pickling import task_function
 
 if TYPE_CHECKING:
     from ._crew import Worker

@@ -15,7 +15,7 @@ from ._dispatch import Dispatcher, Task
 from ._failures import MakeError, task_handler_failed
 from ._inbox import Inbox
 from ._outcomes import Outcomes
-from ._pickling import dump_task, explained
+from ._worker.task_pickling import dump_task, explained
 
 
 class Intake:

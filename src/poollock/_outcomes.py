@@ -17,7 +17,7 @@ from ._backend.process import describe, show_error
 from ._callbacks import Callbacks, report
 from ._dispatch import Task
 from ._failures import MakeError
-from ._pickling import name_of
+from ._worker.task_pickling import name_of
 
 # The job, the part of it, and whether that succeeded, with its result or its error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]

@@ -24,7 +24,7 @@ from ._locks.lock import Lock
 from ._methods import PoolMethods
 from ._reclaim import Reclaimer
 from ._typing import override
-from ._worker import Setup
+from ._worker.main import Setup
 
 
 class LockedPool(PoolMethods):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conftest import running, wait_until
-from poollock import BaseLock, _worker, current_lock
+from poollock import BaseLock, current_lock
 from poollock._backend import mp_pool
+from poollock._worker import main
 
 HUNDRED_MB = 100 << 20
 
@@ -344,7 +345,7 @@ def take_and_sign_late(lock: Any, pid_path: str, sign_path: str) -> None:
 def die_signing(_: int) -> None:
     """Die in the middle of signing for a task."""
     frames = [frame for frame, _ in traceback.walk_stack(None)]
-    (loop,) = [frame for frame in frames if frame.f_code is _worker.run_worker.__code__]
+    (loop,) = [frame for frame in frames if frame.f_code is main.run_worker.__code__]
     loop.f_locals["claims"].acquire()
     kill()
 
@@ -352,7 +353,7 @@ def die_signing(_: int) -> None:
 def write_to_own_pipe(_: int) -> NoReturn:
     """Send the pool what no memory has room for."""
     while True:
-        next(iter(_worker._open)).sock.sendall(b"\xff" * 100)
+        next(iter(main._open)).sock.sendall(b"\xff" * 100)
         time.sleep(0.001)
 
 

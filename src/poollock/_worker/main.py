@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
-from ._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
-from ._backend.process import LOOK_UP, parent_is_gone
-from ._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
-from ._frames import FrameReader, dump, header
-from ._locks.base import BaseLock, install_locks, title
-from ._locks.shared_words import SharedWords
-from ._pickling import run_task
+from .._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
+from .._backend.process import LOOK_UP, parent_is_gone
+from .._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
+from .._locks.base import BaseLock, install_locks, title
+from .._locks.shared_words import SharedWords
+from .framing import FrameReader, dump, header
+from .task_pickling import run_task
 
 # The words that a worker shares with the pool: the number of the task that it began last, and
 # the numbers, from the first up to the last, of tasks that it is to pass over.

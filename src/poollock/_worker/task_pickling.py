@@ -13,9 +13,9 @@ from multiprocessing.synchronize import SemLock
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
-from ._backend.mp_pool import mapstar, starmapstar
-from ._backend.process import describe
-from ._frames import dump
+from .._backend.mp_pool import mapstar, starmapstar
+from .._backend.process import describe
+from .framing import dump
 
 # A part of an object: where in the object it is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]
