@@ -19,8 +19,8 @@ import pytest
 
 from conftest import wait_until
 from poollock import LockedPool, locked_pool
-from poollock._crew import Slot, Worker
-from poollock._dispatch import Dispatcher, Task
+from poollock._supervisor.dispatcher import Dispatcher, Task
+from poollock._supervisor.worker_starter import Slot, Worker
 from poollock._worker.framing import HEADER, FrameReader, dump, header
 from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
 

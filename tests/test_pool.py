@@ -20,8 +20,9 @@ import pytest
 import poollock
 import tasks
 from conftest import FACTORIES, children, open_files, wait_until
-from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, _crew, _intake, locked_pool
+from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
+from poollock._supervisor import task_handler, worker_starter
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -270,8 +271,8 @@ def test_task_handler_outlives_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 
     with locked_pool(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr(_intake, "dump_task", fail)
-            patch.setattr(_intake.Intake, "_fail", fail)
+            patch.setattr(task_handler, "dump_task", fail)
+            patch.setattr(task_handler.Intake, "_fail", fail)
             with pytest.raises(poollock.PoolLockError, match="ZeroDivisionError"):
                 pool.apply(tasks.add, (1, 2))
         assert pool.apply(tasks.add, (1, 2)) == 3
@@ -300,7 +301,7 @@ def test_error_of_the_first_start_leaves_no_cycle_behind(
             return weakref.ref(error)
         raise AssertionError
 
-    monkeypatch.setattr(_crew.Worker, "start", refuse)
+    monkeypatch.setattr(worker_starter.Worker, "start", refuse)
     gc.collect()
     gc.disable()
     try:

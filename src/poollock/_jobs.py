@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ._backend.mp_pool import helper_reraises_exception
-from ._callbacks import reported
+from ._supervisor.callbacks import reported
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -15,7 +15,7 @@ _R = TypeVar("_R")
 if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult
 
-    from ._channel import Channel
+    from ._supervisor.event_loop import Channel
 
 
 class PoolJobs(multiprocessing.pool.Pool):

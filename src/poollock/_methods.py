@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._binding import bind_locks, bind_star
-from ._callbacks import reported
 from ._jobs import PoolJobs, wait_for
 from ._locks.base import BaseLock
+from ._supervisor.callbacks import reported
 from ._typing import override
 
 _A = TypeVar("_A")

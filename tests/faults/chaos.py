@@ -29,7 +29,7 @@ import fault_tasks as tasks  # noqa: E402 - found by the path above
 
 import poollock  # noqa: E402 - found by the path above
 from conftest import children, wait_until  # noqa: E402 - found by the path above
-from poollock import _reclaim  # noqa: E402 - found by the path above
+from poollock._supervisor import lock_recovery  # noqa: E402 - found by the path above
 
 KINDS: dict[str, Any] = {
     "Lock": poollock.Lock,
@@ -69,7 +69,7 @@ def run(
         for name in ("targets", "inside"):
             (Path(directory) / name).mkdir()
         (Path(directory) / "counter").touch()
-        _reclaim._PROOF_FOR_OTHERS = _reclaim._PROOF  # the killer takes no lock
+        lock_recovery._PROOF_FOR_OTHERS = lock_recovery._PROOF  # the killer takes no lock
         killer = context.Process(target=kill_workers, args=(directory, kills, every, seed))
         locks = {"lock": KINDS[kind](context=method)}
         with getattr(poollock, factory)(4, tasks.announce, (directory,), locks=locks, context=method) as pool:

@@ -36,13 +36,12 @@ from poollock import (
     RLock,
     Semaphore,
     WorkerDiedError,
-    _crew,
-    _reclaim,
     locked_pool,
     manager_locked_pool,
 )
 from poollock._backend import mp_pool
-from poollock._outcomes import Outcomes
+from poollock._supervisor import lock_recovery, worker_starter
+from poollock._supervisor.results import Outcomes
 
 MaybeEncodingError: type[Exception] = mp_pool.MaybeEncodingError
 Factory = Callable[..., LockedPool]
@@ -413,7 +412,7 @@ def test_replacement_cannot_be_started(
         raise Refused
 
     with factory(1, context=method) as pool:
-        monkeypatch.setattr(_crew.Worker, "start", refuse)
+        monkeypatch.setattr(worker_starter.Worker, "start", refuse)
         with pytest.raises(WorkerDiedError):
             pool.apply(tasks.kill)
         with pytest.raises(BrokenPoolError, match=r"3 workers in a row.*could not be started: Refused"):
@@ -722,17 +721,17 @@ def test_death_is_seen_though_a_stranger_keeps_the_pipe_open(
 ) -> None:
     """A process that another thread forked in the very moment; and nothing else tells."""
     kept: list[int] = []
-    standard = _crew.Worker.start
+    standard = worker_starter.Worker.start
 
     def refuse(*_: int) -> int:
         raise PermissionError(1, "as in a sandbox")
 
-    def start(worker: _crew.Worker) -> None:
+    def start(worker: worker_starter.Worker) -> None:
         kept.append(os.dup(worker.end.sock.fileno()))
         standard(worker)
 
     monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
-    monkeypatch.setattr(_crew.Worker, "start", start)
+    monkeypatch.setattr(worker_starter.Worker, "start", start)
     with factory(2, context=method) as pool:
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             pool.apply(tasks.kill)
@@ -805,7 +804,9 @@ def test_worker_dies_before_it_has_signed_for_a_lock(
     method: str, kind: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can prove who has it: the pool ends all of its workers, and then frees it."""
-    monkeypatch.setattr(_reclaim, "_PROOF_FOR_OTHERS", _reclaim._PROOF)  # other tests' pools live on
+    monkeypatch.setattr(
+        lock_recovery, "_PROOF_FOR_OTHERS", lock_recovery._PROOF
+    )  # other tests' pools live on
     path = tmp_path / "stays"
     with locked_pool(2, locks={"guard": kind(context=method)}, context=method) as pool:
         busy = pool.apply_async(tasks.stay_while, (str(path),))
@@ -828,8 +829,8 @@ def test_lock_that_another_process_is_slow_to_sign_for(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not one of the pool's, and not ended like those: it has the lock."""
-    monkeypatch.setattr(_reclaim, "_PROOF", 0.0)
-    monkeypatch.setattr(_reclaim, "_PROOF_FOR_OTHERS", 1e9)
+    monkeypatch.setattr(lock_recovery, "_PROOF", 0.0)
+    monkeypatch.setattr(lock_recovery, "_PROOF_FOR_OTHERS", 1e9)
     taken, sign = tmp_path / "taken", tmp_path / "sign"
     context: Any = multiprocessing.get_context(method)
     lock = Lock(context=method)
@@ -840,7 +841,7 @@ def test_lock_that_another_process_is_slow_to_sign_for(
         with pytest.raises(WorkerDiedError):
             pool.apply(tasks.kill)
         unsigned = pool._channel._reclaimer._unsigned
-        wait_until(lambda: unsigned[lock][1] > 2 * _reclaim._LOOKS)
+        wait_until(lambda: unsigned[lock][1] > 2 * lock_recovery._LOOKS)
         assert lock.locked()
         sign.touch()
         other.join()

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import wait_until
 from poollock import BrokenPoolError, LockedPool, locked_pool
-from poollock._outcomes import Outcomes
+from poollock._supervisor.results import Outcomes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 

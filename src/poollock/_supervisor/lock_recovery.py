@@ -7,9 +7,9 @@ from contextlib import suppress
 from multiprocessing import active_children, parent_process
 from typing import Any
 
-from ._crew import Crew, Worker
-from ._errors import PoolLockError
-from ._locks.base import BaseLock, known_locks, title
+from .._errors import PoolLockError
+from .._locks.base import BaseLock, known_locks, title
+from .worker_starter import Crew, Worker
 
 INTERVAL = 0.02  # seconds between looks
 _PROOF = 1.0  # seconds

@@ -8,14 +8,14 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from ._backend.mp_pool import helper_reraises_exception
-from ._backend.process import show_error
-from ._callbacks import report
-from ._dispatch import Dispatcher, Task
-from ._failures import MakeError, task_handler_failed
-from ._inbox import Inbox
-from ._outcomes import Outcomes
-from ._worker.task_pickling import dump_task, explained
+from .._backend.mp_pool import helper_reraises_exception
+from .._backend.process import show_error
+from .._worker.task_pickling import dump_task, explained
+from .callbacks import report
+from .dispatcher import Dispatcher, Task
+from .failures import MakeError, task_handler_failed
+from .results import Outcomes
+from .wakeup import Inbox
 
 
 class Intake:

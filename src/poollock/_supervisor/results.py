@@ -12,12 +12,12 @@ from multiprocessing.pool import ApplyResult, IMapUnorderedIterator, MapResult
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
-from ._backend.mp_pool import MaybeEncodingError
-from ._backend.process import describe, show_error
-from ._callbacks import Callbacks, report
-from ._dispatch import Task
-from ._failures import MakeError
-from ._worker.task_pickling import name_of
+from .._backend.mp_pool import MaybeEncodingError
+from .._backend.process import describe, show_error
+from .._worker.task_pickling import name_of
+from .callbacks import Callbacks, report
+from .dispatcher import Task
+from .failures import MakeError
 
 # The job, the part of it, and whether that succeeded, with its result or its error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]

@@ -15,12 +15,12 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ._worker.framing import header
-from ._worker.main import BEGUN, VOID_FROM, VOID_TO
-from ._worker.task_pickling import task_function
+from .._worker.framing import header
+from .._worker.main import BEGUN, VOID_FROM, VOID_TO
+from .._worker.task_pickling import task_function
 
 if TYPE_CHECKING:
-    from ._crew import Worker
+    from .worker_starter import Worker
 
 _AHEAD = 64  # tasks that a worker has at most, the one that it runs among them
 _OVERHEAD = 0.00001  # seconds that the least task takes a worker

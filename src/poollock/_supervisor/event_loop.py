@@ -10,17 +10,17 @@ from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
-from ._backend.process import LOOK_UP, describe, exit_code, has_ended, show_error
-from ._callbacks import report
-from ._crew import Crew, Worker
-from ._dispatch import Dispatcher
-from ._errors import WorkerDiedError
-from ._failures import MakeError, pool_ended
-from ._inbox import Inbox
-from ._intake import Intake
-from ._outcomes import Outcomes
-from ._reclaim import INTERVAL, Purge, Reclaimer, sacrifice
-from ._starts import Starts
+from .._backend.process import LOOK_UP, describe, exit_code, has_ended, show_error
+from .._errors import WorkerDiedError
+from .callbacks import report
+from .dispatcher import Dispatcher
+from .failures import MakeError, pool_ended
+from .lock_recovery import INTERVAL, Purge, Reclaimer, sacrifice
+from .results import Outcomes
+from .startup_failures import Starts
+from .task_handler import Intake
+from .wakeup import Inbox
+from .worker_starter import Crew, Worker
 
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds

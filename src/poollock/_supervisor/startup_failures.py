@@ -6,9 +6,9 @@ import pickle
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ._backend.process import EndedEarlyError, describe_exit, show_error
-from ._crew import Crew, Worker
-from ._failures import MakeError, initializer_failed, starts_failed
+from .._backend.process import EndedEarlyError, describe_exit, show_error
+from .failures import MakeError, initializer_failed, starts_failed
+from .worker_starter import Crew, Worker
 
 _MOST = 3
 _MOST_KILLED = 12  # perhaps nothing is wrong with them
