@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poollock import Lock
-from poollock._binding import bind_locks
+from poollock._pool.binding import bind_locks
 
 LOCK, LOG, API = Lock(), Lock(), Lock()
 LOCKS = {"lock": LOCK, "log": LOG, "api": API}

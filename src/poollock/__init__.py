@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._factories import locked_pool, manager_locked_pool
     from ._loghandler import LockedLogHandler
     from ._logwriter import LockedLogWriter
-    from ._pool import LockedPool
+    from ._pool.pool import LockedPool
 
 __all__ = [
     "BaseLock",
@@ -48,7 +48,7 @@ _LATER = {
     "BrokenPoolError": "._broken",
     "LockedLogHandler": "._loghandler",
     "LockedLogWriter": "._logwriter",
-    "LockedPool": "._pool",
+    "LockedPool": "._pool.pool",
     "locked_pool": "._factories",
     "manager_locked_pool": "._factories",
 }

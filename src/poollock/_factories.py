@@ -7,7 +7,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from ._locks.base import BaseLock
-from ._pool import LockedPool
+from ._pool.pool import LockedPool
 from ._typing import override
 
 if TYPE_CHECKING:

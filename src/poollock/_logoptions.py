@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from ._arguments import check_size
 from ._console import CONSOLES
 from ._logfile import FileOptions
+from ._pool.arguments import check_size
 from ._text import check_encoding, encoder, line_end
 
 

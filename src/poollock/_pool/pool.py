@@ -14,17 +14,17 @@ from types import MappingProxyType
 from typing import Any
 from weakref import ref
 
-from ._arguments import can_reach, check_count, check_locks
-from ._backend.process import EndedEarlyError, describe, resolve_context
-from ._backend.sigint import interrupts_deferred, interrupts_held
-from ._locks.base import BaseLock, find_lock, known_locks
-from ._locks.lock import Lock
-from ._methods import PoolMethods
-from ._supervisor.event_loop import Channel
-from ._supervisor.lock_recovery import Reclaimer
-from ._supervisor.worker_starter import Crew, Worker
-from ._typing import override
-from ._worker.main import Setup
+from .._backend.process import EndedEarlyError, describe, resolve_context
+from .._backend.sigint import interrupts_deferred, interrupts_held
+from .._locks.base import BaseLock, find_lock, known_locks
+from .._locks.lock import Lock
+from .._supervisor.event_loop import Channel
+from .._supervisor.lock_recovery import Reclaimer
+from .._supervisor.worker_starter import Crew, Worker
+from .._typing import override
+from .._worker.main import Setup
+from .arguments import can_reach, check_count, check_locks
+from .methods import PoolMethods
 
 
 class LockedPool(PoolMethods):

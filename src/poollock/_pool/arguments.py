@@ -6,7 +6,7 @@ from keyword import iskeyword
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from ._locks.base import BaseLock
+from .._locks.base import BaseLock
 
 
 def check_count(name: str, count: object, error: type[Exception] = TypeError) -> None:

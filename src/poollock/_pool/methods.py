@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._binding import bind_locks, bind_star
-from ._jobs import PoolJobs, wait_for
-from ._locks.base import BaseLock
-from ._supervisor.callbacks import reported
-from ._typing import override
+from .._locks.base import BaseLock
+from .._supervisor.callbacks import reported
+from .._typing import override
+from .binding import bind_locks, bind_star
+from .jobs import PoolJobs, wait_for
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
