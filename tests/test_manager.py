@@ -23,9 +23,10 @@ import pytest
 
 import tasks
 from conftest import METHODS, children, open_files, running, signalled_inside, wait_until
-from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, _client, manager_locked_pool
-from poollock._manager import LockManager, _ServedLock
-from poollock._proxies import make_lock
+from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
+from poollock._manager import connection
+from poollock._manager.proxies import make_lock
+from poollock._manager.server import LockManager, _ServedLock
 
 
 @pytest.fixture(scope="module")
@@ -324,13 +325,13 @@ def test_connection_is_known_before_the_first_answer(
     known: list[bool] = []
 
     def answer(connection: Any, key: bytes) -> None:
-        known.append(any(client._connection is connection for client in _client._clients))
+        known.append(any(client._connection is connection for client in connection._clients))
         answer_challenge(connection, key)
 
     answer_challenge = multiprocessing.connection.answer_challenge
-    monkeypatch.setattr(_client, "answer_challenge", answer)
+    monkeypatch.setattr(connection, "answer_challenge", answer)
     address, key, _ = make_lock(manager)._parts()
-    _client.ManagerClient(address, key).close()
+    connection.ManagerClient(address, key).close()
     assert known == [True]
 
 
@@ -351,7 +352,7 @@ def test_client_is_not_closed_in_the_middle_of_another_threads_call(
     lock.acquire()
     proxy: Any = lock
     ((_, client),) = proxy._granted
-    _client._idle[manager.address][:] = [client]
+    connection._idle[manager.address][:] = [client]
     monkeypatch.setattr(Connection, "recv", receive)
     other.start()
     asked.wait()
@@ -370,24 +371,24 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
 ) -> None:
     """A signal handler raises when the client is anybody's again."""
     proxy: Any = make_lock(manager)
-    _client._idle.get(manager.address, []).clear()
+    connection._idle.get(manager.address, []).clear()
     address, key, ident = proxy._parts()
-    holder = _client.ManagerClient(address, key)
+    holder = connection.ManagerClient(address, key)
     holder.call(ident, "acquire", (0, "grant", True, None))
-    _client._idle[address].clear()  # as if it were another process's
+    connection._idle[address].clear()  # as if it were another process's
     got: list[Any] = []
 
-    def rest(client: _client.ManagerClient) -> None:
+    def rest(client: connection.ManagerClient) -> None:
         standard(client)
         if threading.current_thread() is not other and other.ident is None:
             other.start()
             wait_until(lambda: client._caller == other.ident)
             raise KeyError
 
-    standard = _client.ManagerClient.rest
+    standard = connection.ManagerClient.rest
     other = threading.Thread(target=lambda: got.append((proxy.acquire(), proxy.holders, proxy.abandoned)))
     with monkeypatch.context() as patch:
-        patch.setattr(_client.ManagerClient, "rest", rest)
+        patch.setattr(connection.ManagerClient, "rest", rest)
         with pytest.raises(KeyError):
             proxy.acquire(block=False)
     holder.call(ident, "release", ("grant",))
@@ -398,7 +399,7 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
 
 
 @pytest.mark.parametrize(
-    ("kind", "instant"), [(_client.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
+    ("kind", "instant"), [(connection.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
 )
 def test_interrupted_call_leaves_no_connection(
     manager: LockManager, monkeypatch: pytest.MonkeyPatch, kind: type, instant: str

@@ -17,13 +17,13 @@ from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from ._backend.process import EndedEarlyError, describe, describe_exit, exit_code, parent_is_gone
-from ._client import HAS_SOCKETS, close_idle
-from ._errors import ManagerDiedError
-from ._typing import override
+from .._backend.process import EndedEarlyError, describe, describe_exit, exit_code, parent_is_gone
+from .._errors import ManagerDiedError
+from .._typing import override
+from .connection import HAS_SOCKETS, close_idle
 
 if sys.platform != "win32":
-    from ._backend.popen import prepare
+    from .._backend.popen import prepare
 
 _PARENT_CHECK = 0.25  # seconds
 

@@ -8,14 +8,14 @@ from contextlib import suppress
 from threading import get_ident
 from typing import Any, TypeAlias, final
 
-from ._backend.process import describe, other_threads
-from ._client import ManagerClient, take_client
-from ._errors import ManagerDiedError
-from ._locks.base import BaseLock
-from ._locks.rlock import RLock
-from ._locks.semaphore import Semaphore
-from ._manager import LockManager
-from ._typing import override
+from .._backend.process import describe, other_threads
+from .._errors import ManagerDiedError
+from .._locks.base import BaseLock
+from .._locks.rlock import RLock
+from .._locks.semaphore import Semaphore
+from .._typing import override
+from .connection import ManagerClient, take_client
+from .server import LockManager
 
 # The pid, the thread, and a number of its own: it names what is given back.
 _Grant: TypeAlias = tuple[int, int, int]
