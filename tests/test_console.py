@@ -103,7 +103,7 @@ def test_lock_takes_the_place_of_the_consoles(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is held during the write, and no other is."""
-    import poollock._console  # noqa: PLC0415 - for this test alone
+    import poollock._log.console  # noqa: PLC0415 - for this test alone
 
     lock = Lock()
     held: list[bool] = []
@@ -113,7 +113,7 @@ def test_lock_takes_the_place_of_the_consoles(
         held.append(lock.locked())
         return write(fd, data)
 
-    monkeypatch.setattr(poollock._console, "lockf", None)
+    monkeypatch.setattr(poollock._log.console, "lockf", None)
     with LockedLogWriter(sys.stdout, lock=lock) as log:
         monkeypatch.setattr(os, "write", look_and_write)
         log.write("x\n")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import poollock._logfile
+import poollock._log.log_file
 import tasks
 from conftest import open_files, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool
@@ -118,7 +118,7 @@ def test_killed_between_a_rotation_and_the_new_file(path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
             log.write("2\n")
-            poollock._logfile.reopen_log = die  # type: ignore[assignment] # the same
+            poollock._log.log_file.reopen_log = die  # type: ignore[assignment] # the same
             log.write("lost\n")
 
         assert in_child(rotate_and_die) == -signal.SIGKILL
@@ -172,7 +172,7 @@ def test_signal_handler_closes_the_log_in_the_middle_of_a_write(
     log = LockedLogWriter(path)
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        monkeypatch.setattr("poollock._logfile.write", signal_and_write)
+        monkeypatch.setattr("poollock._log.log_file.write", signal_and_write)
         log.write("one\n")
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -333,7 +333,7 @@ def test_record_cut_short_is_seen_again_after_a_write_that_failed(
         with path.open("a") as file:
             file.write("cut")
         with monkeypatch.context() as patched:
-            patched.setattr("poollock._logfile.write", fail)
+            patched.setattr("poollock._log.log_file.write", fail)
             with pytest.raises(type(error)):
                 log.write("refused\n")
         log.write("2\n")
@@ -352,7 +352,7 @@ def test_child_is_alive_whose_parent_was_killed_in_the_middle_of_a_write(path: P
             os.kill(os.getpid(), signal.SIGKILL)
             return 0
 
-        setattr(poollock._logfile, "write", fork_then_die)  # noqa: B010 - it exports none
+        setattr(poollock._log.log_file, "write", fork_then_die)  # noqa: B010 - it exports none
         log.write("lost\n")
 
     with LockedLogWriter(path) as log:
@@ -388,13 +388,13 @@ def test_killed_with_a_child_that_was_given_the_descriptor(path: Path) -> None:
     """The child must not keep the lock."""
     program = """if True:
         import os, signal, subprocess, sys
-        import poollock._logfile
+        import poollock._log.log_file
         log = poollock.LockedLogWriter(sys.argv[1])
         child = subprocess.Popen(["sleep", "60"], stdout=log)
         print(child.pid, flush=True)
         def write(fd, data):
             os.kill(os.getpid(), signal.SIGKILL)
-        poollock._logfile.write = write
+        poollock._log.log_file.write = write
         log.write("lost")
         log.write("\\n")
     """
@@ -483,7 +483,7 @@ def test_interrupted_in_the_middle_of_a_record(path: Path, monkeypatch: pytest.M
     with LockedLogWriter(path) as log:
         log.write("first\n")
         with monkeypatch.context() as patched:
-            patched.setattr("poollock._logfile.write", write_a_part)
+            patched.setattr("poollock._log.log_file.write", write_a_part)
             with pytest.raises(KeyboardInterrupt):
                 log.write("second\n")
         log.write("third\n")
@@ -529,7 +529,7 @@ def without_flock(*_: object) -> None:
 
 
 def test_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poollock._logfile.flock", without_flock)
+    monkeypatch.setattr("poollock._log.log_file.flock", without_flock)
     with pytest.raises(OSError, match="the file system has no locks; pass a lock") as info:
         LockedLogWriter(path)
     assert info.value.errno == errno.ENOLCK
@@ -550,7 +550,7 @@ def test_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fsync(fd)
 
     fsync = os.fsync
-    monkeypatch.setattr("poollock._logfile.sync", sync)
+    monkeypatch.setattr("poollock._log.log_file.sync", sync)
     monkeypatch.setattr(os, "fsync", sync)
     with LockedLogWriter(path, fsync=True, max_bytes=4, backup_count=1) as log:
         assert synced == [str(path.parent)]

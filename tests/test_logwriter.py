@@ -26,8 +26,9 @@ import pytest
 
 import tasks
 from conftest import open_files, wait_until
-from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError, _sink
-from poollock._logfile import LogFile
+from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
+from poollock._log import sink
+from poollock._log.log_file import LogFile
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_thread_waits_for_another_that_writes(path: Path, monkeypatch: pytest.Mo
         return real_write(fd, data)
 
     with LockedLogWriter(path) as log:
-        monkeypatch.setattr("poollock._logfile.write", write)
+        monkeypatch.setattr("poollock._log.log_file.write", write)
         first = threading.Thread(target=log.write, args=("first\n",))
         first.start()
         first.join()
@@ -348,7 +349,7 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
     with LockedLogWriter(path) as log:
         before = signal.signal(signal.SIGUSR1, handler)
         try:
-            monkeypatch.setattr("poollock._logfile.write", write)
+            monkeypatch.setattr("poollock._log.log_file.write", write)
             log.write("outer\n")
         finally:
             signal.signal(signal.SIGUSR1, before)
@@ -369,7 +370,7 @@ def test_write_from_a_handler_at_each_step_of_a_write(
 
     def step(frame: FrameType, _event: str, _arg: Any) -> Any:
         nonlocal steps, inner
-        if frame.f_code in (LogFile.append.__code__, _sink.turn.catch_up.__code__):
+        if frame.f_code in (LogFile.append.__code__, sink.turn.catch_up.__code__):
             frame.f_trace_opcodes = True
             steps += 1
             if steps == count:
@@ -380,13 +381,13 @@ def test_write_from_a_handler_at_each_step_of_a_write(
         return step
 
     before = sys.gettrace()
-    monkeypatch.setattr("poollock._logfile.write", write)
+    monkeypatch.setattr("poollock._log.log_file.write", write)
     with LockedLogWriter(path) as log:
         assert log._file
         sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
         while count <= steps:
             count, steps = count + 1, 0
-            _sink.turn.later.extend([partial(log._file.append, b"earlier\n")] * earlier)
+            sink.turn.later.extend([partial(log._file.append, b"earlier\n")] * earlier)
             sys.settrace(step)
             try:
                 log.write("outer\n")
@@ -405,7 +406,7 @@ def test_records_that_wait_are_written_though_one_fails(path: Path) -> None:
     before = open_files()
     log = LockedLogWriter(path)
     assert log._file
-    _sink.turn.later.extend([partial(log._file.append, b"one\n"), fail, partial(log._file.append, b"two\n")])
+    sink.turn.later.extend([partial(log._file.append, b"one\n"), fail, partial(log._file.append, b"two\n")])
     with pytest.raises(OSError, match="full disk"):
         log.close()
     assert path.read_text() == "one\ntwo\n"
@@ -467,7 +468,7 @@ def test_lock_is_held_during_a_write(path: Path) -> None:
 
 def test_timed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.25, 2.0, 2.5])
-    monkeypatch.setattr("poollock._timer.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("poollock._log.timer.time.monotonic", lambda: next(clock))
     with LockedLogWriter(path) as log:
         with log.timed("request a") as timer:
             assert timer.seconds == 0.0

@@ -19,8 +19,8 @@ from ._locks.semaphore import Semaphore
 if TYPE_CHECKING:
     from ._broken import BrokenPoolError
     from ._factories import locked_pool, manager_locked_pool
-    from ._loghandler import LockedLogHandler
-    from ._logwriter import LockedLogWriter
+    from ._log.handler import LockedLogHandler
+    from ._log.writer import LockedLogWriter
     from ._pool.pool import LockedPool
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
 # Imported when they are wanted: not every program wants them, nor what they stand on.
 _LATER = {
     "BrokenPoolError": "._broken",
-    "LockedLogHandler": "._loghandler",
-    "LockedLogWriter": "._logwriter",
+    "LockedLogHandler": "._log.handler",
+    "LockedLogWriter": "._log.writer",
     "LockedPool": "._pool.pool",
     "locked_pool": "._factories",
     "manager_locked_pool": "._factories",

@@ -7,10 +7,10 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ._console import target_of
-from ._logoptions import LogOptions
-from ._logwriter import LockedLogWriter
-from ._typing import override
+from .._typing import override
+from .console import target_of
+from .options import LogOptions
+from .writer import LockedLogWriter
 
 
 class LockedLogHandler(logging.Handler):

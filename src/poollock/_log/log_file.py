@@ -11,7 +11,7 @@ from functools import partial
 from os import stat, write
 from typing import NamedTuple
 
-from ._backend.flock import (
+from .._backend.flock import (
     LOCK_EX,
     LOCK_NB,
     LOCK_UN,
@@ -23,8 +23,8 @@ from ._backend.flock import (
     pread,
     sync,
 )
-from ._sink import Sink, turn
-from ._typing import override
+from .._typing import override
+from .sink import Sink, turn
 
 _NOW = LOCK_EX | LOCK_NB
 _TRIES = 2  # to be as quick as who has the lock: to sleep and be woken takes longer than a record

@@ -8,9 +8,9 @@ import sys
 from functools import partial
 from typing import Any
 
-from ._backend.flock import LOCK_EX, LOCK_UN, lockf
-from ._sink import Sink, turn
-from ._typing import override
+from .._backend.flock import LOCK_EX, LOCK_UN, lockf
+from .._typing import override
+from .sink import Sink, turn
 
 # What a writer goes by that writes to one.
 CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ._console import CONSOLES, Console, stream_of, target_of
-from ._logfile import LogFile, is_at_path, open_log, reopen_log
-from ._logoptions import LogOptions
-from ._sink import Sink, threads
-from ._timer import Timer
-from ._typing import override
+from .._typing import override
+from .console import CONSOLES, Console, stream_of, target_of
+from .log_file import LogFile, is_at_path, open_log, reopen_log
+from .options import LogOptions
+from .sink import Sink, threads
+from .timer import Timer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from ._console import CONSOLES
-from ._logfile import FileOptions
-from ._pool.arguments import check_size
-from ._text import check_encoding, encoder, line_end
+from .._pool.arguments import check_size
+from .console import CONSOLES
+from .log_file import FileOptions
+from .text import check_encoding, encoder, line_end
 
 
 class LogOptions(NamedTuple):
