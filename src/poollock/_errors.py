@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._backend.process import describe_exit
+from ._backend.describe import describe_exit
 
 
 class PoolLockError(Exception):

@@ -1,16 +1,13 @@
-"""What a process knows of itself: how it starts others, its name, whether its parent is alive."""
+"""Processes: how one ended, whether one is gone, whether the parent of this one is alive."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
-from multiprocessing.context import BaseContext
 from time import monotonic, sleep
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
 _PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
@@ -25,40 +22,6 @@ class EndedEarlyError(Exception):
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
         self.code = code
-
-
-def resolve_context(context: Any) -> BaseContext:
-    """Return the multiprocessing context that *context* stands for.
-
-    Args:
-        context: A context, the name of a start method, or ``None`` for the default context.
-
-    Raises:
-        TypeError: *context* is something else.
-        ValueError: This platform has no such start method.
-    """
-    if context is None or isinstance(context, str):
-        return multiprocessing.get_context(context)
-    if isinstance(context, (BaseContext, ModuleType)) and hasattr(context, "get_context"):
-        return context.get_context()
-    if hasattr(context, "Process") and hasattr(context, "get_start_method"):
-        return cast("BaseContext", context)
-    raise TypeError(
-        f"context must be a multiprocessing context or the name of a start method, not {context!r}"
-    )
-
-
-def show_error(error: BaseException, caught: type[BaseException] = BaseException) -> str:
-    """Return how a message shows *error*, whose own text may be one more: one that is *caught*."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except caught:
-        return type(error).__name__
-
-
-def describe() -> str:
-    """Return how a message names the running process."""
-    return f"process {multiprocessing.current_process().name!r} (pid {os.getpid()})"
 
 
 def exit_code(process: Any) -> int | None:
@@ -85,18 +48,6 @@ def _is_reaped(process: Any) -> bool:
     except ChildProcessError:
         return True
     return False
-
-
-def describe_exit(code: int | None) -> str:
-    """Return how a message says that a process ended."""
-    if code is None:
-        return "ended, nobody knows how"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def parent_is_gone() -> bool:

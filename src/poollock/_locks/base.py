@@ -10,8 +10,8 @@ from multiprocessing.context import get_spawning_popen
 from types import TracebackType
 from typing import Any
 
-from .._backend.process import describe
-from .._errors import LockNotInstalledError, LockTimeoutError
+from poollock._backend.describe import describe
+from poollock._errors import LockNotInstalledError, LockTimeoutError
 from .registry import every_lock, known, rebuilt, received
 
 _installed: dict[str, BaseLock] = {}

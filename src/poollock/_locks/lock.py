@@ -10,9 +10,11 @@ from operator import attrgetter, methodcaller
 from threading import active_count
 from typing import TYPE_CHECKING, Any, final
 
-from .._backend.process import LOOK_UP, dead_parent, describe, is_gone, resolve_context
-from .._errors import PoolLockError
-from .._typing import override
+from poollock._backend.context import resolve_context
+from poollock._backend.describe import describe
+from poollock._backend.process import LOOK_UP, dead_parent, is_gone
+from poollock._errors import PoolLockError
+from poollock._typing import override
 from .base import BaseLock
 from .registry import every_lock
 from .shared_words import SharedWords, shared_words

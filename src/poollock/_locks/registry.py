@@ -10,8 +10,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
-from .._backend.process import describe
-from .._errors import LockNotInstalledError
+from poollock._backend.describe import describe
+from poollock._errors import LockNotInstalledError
 
 if TYPE_CHECKING:
     from .base import BaseLock

@@ -5,8 +5,8 @@ from __future__ import annotations
 from multiprocessing.context import BaseContext
 from typing import Any, final
 
-from .._backend.process import describe
-from .._typing import override
+from poollock._backend.describe import describe
+from poollock._typing import override
 from .base import BaseLock
 from .lock import Lock
 

@@ -10,9 +10,10 @@ from multiprocessing.context import BaseContext
 from threading import get_ident
 from typing import Any, final
 
-from .._backend.process import other_threads, resolve_context
-from .._pool.arguments import check_size
-from .._typing import override
+from poollock._backend.context import resolve_context
+from poollock._backend.process import other_threads
+from poollock._checks import check_size
+from poollock._typing import override
 from .lock import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
 from .shared_words import shared_words
 

@@ -8,8 +8,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from .._backend.flock import LOCK_EX, LOCK_UN, lockf
-from .._typing import override
+from poollock._backend.flock import LOCK_EX, LOCK_UN, lockf
+from poollock._typing import override
 from .sink import Sink, turn
 
 # What a writer goes by that writes to one.

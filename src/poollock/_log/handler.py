@@ -7,7 +7,7 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .._typing import override
+from poollock._typing import override
 from .console import target_of
 from .options import LogOptions
 from .writer import LockedLogWriter

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from .._pool.arguments import check_size
+from poollock._checks import check_size
 from .console import CONSOLES
 from .log_file import FileOptions
 from .text import check_encoding, encoder, line_end

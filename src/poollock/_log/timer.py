@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .._backend.process import show_error
+from poollock._backend.describe import show_error
 
 if TYPE_CHECKING:
     from typing_extensions import Self

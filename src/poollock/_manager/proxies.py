@@ -8,12 +8,13 @@ from contextlib import suppress
 from threading import get_ident
 from typing import Any, TypeAlias, final
 
-from .._backend.process import describe, other_threads
-from .._errors import ManagerDiedError
-from .._locks.base import BaseLock
-from .._locks.rlock import RLock
-from .._locks.semaphore import Semaphore
-from .._typing import override
+from poollock._backend.describe import describe
+from poollock._backend.process import other_threads
+from poollock._errors import ManagerDiedError
+from poollock._locks.base import BaseLock
+from poollock._locks.rlock import RLock
+from poollock._locks.semaphore import Semaphore
+from poollock._typing import override
 from .connection import ManagerClient, take_client
 from .server import LockManager
 

@@ -17,13 +17,14 @@ from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from .._backend.process import EndedEarlyError, describe, describe_exit, exit_code, parent_is_gone
-from .._errors import ManagerDiedError
-from .._typing import override
+from poollock._backend.describe import describe, describe_exit
+from poollock._backend.process import EndedEarlyError, exit_code, parent_is_gone
+from poollock._errors import ManagerDiedError
+from poollock._typing import override
 from .connection import HAS_SOCKETS, close_idle
 
 if sys.platform != "win32":
-    from .._backend.popen import prepare
+    from poollock._backend.popen import prepare
 
 _PARENT_CHECK = 0.25  # seconds
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
-from .._locks.base import BaseLock
+from poollock._locks.base import BaseLock
 
 _T = TypeVar("_T")
 

@@ -6,8 +6,8 @@ import multiprocessing.pool
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .._backend.mp_pool import helper_reraises_exception
-from .._supervisor.callbacks import reported
+from poollock._backend.mp_pool import helper_reraises_exception
+from poollock._supervisor.callbacks import reported
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -15,7 +15,7 @@ _R = TypeVar("_R")
 if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult
 
-    from .._supervisor.event_loop import Channel
+    from poollock._supervisor.event_loop import Channel
 
 
 class PoolJobs(multiprocessing.pool.Pool):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .._locks.base import BaseLock
-from .._supervisor.callbacks import reported
-from .._typing import override
+from poollock._locks.base import BaseLock
+from poollock._supervisor.callbacks import reported
+from poollock._typing import override
 from .binding import bind_locks, bind_star
 from .jobs import PoolJobs, wait_for
 

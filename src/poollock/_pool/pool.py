@@ -14,16 +14,19 @@ from types import MappingProxyType
 from typing import Any
 from weakref import ref
 
-from .._backend.process import EndedEarlyError, describe, resolve_context
-from .._backend.sigint import interrupts_deferred, interrupts_held
-from .._locks.base import BaseLock, find_lock, known_locks
-from .._locks.lock import Lock
-from .._supervisor.event_loop import Channel
-from .._supervisor.lock_recovery import Reclaimer
-from .._supervisor.worker_starter import Crew, Worker
-from .._typing import override
-from .._worker.main import Setup
-from .arguments import can_reach, check_count, check_locks
+from poollock._backend.context import resolve_context
+from poollock._backend.describe import describe
+from poollock._backend.process import EndedEarlyError
+from poollock._backend.sigint import interrupts_deferred, interrupts_held
+from poollock._checks import check_count
+from poollock._locks.base import BaseLock, find_lock, known_locks
+from poollock._locks.lock import Lock
+from poollock._supervisor.event_loop import Channel
+from poollock._supervisor.lock_recovery import Reclaimer
+from poollock._supervisor.worker_starter import Crew, Worker
+from poollock._typing import override
+from poollock._worker.main import Setup
+from .arguments import can_reach, check_locks
 from .methods import PoolMethods
 
 

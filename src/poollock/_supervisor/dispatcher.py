@@ -15,9 +15,9 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .._worker.framing import header
-from .._worker.main import BEGUN, VOID_FROM, VOID_TO
-from .._worker.task_pickling import task_function
+from poollock._worker.framing import header
+from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO
+from poollock._worker.task_pickling import task_function
 
 if TYPE_CHECKING:
     from .worker_starter import Worker

@@ -10,8 +10,9 @@ from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
-from .._backend.process import LOOK_UP, describe, exit_code, has_ended, show_error
-from .._errors import WorkerDiedError
+from poollock._backend.describe import describe, show_error
+from poollock._backend.process import LOOK_UP, exit_code, has_ended
+from poollock._errors import WorkerDiedError
 from .callbacks import report
 from .dispatcher import Dispatcher
 from .failures import MakeError, pool_ended

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from .._backend.mp_pool import RemoteTraceback
-from .._backend.process import describe
-from .._errors import InitializerError, PoolLockError
+from poollock._backend.describe import describe
+from poollock._backend.mp_pool import RemoteTraceback
+from poollock._errors import InitializerError, PoolLockError
 
 MakeError: TypeAlias = Callable[[], Exception]
 
@@ -44,7 +44,7 @@ def initializer_failed(cause: tuple[str, str]) -> Exception:
 
 def _broken_pool(message: str) -> Exception:
     try:
-        from .._broken import BrokenPoolError  # noqa: PLC0415 - see there
+        from poollock._broken import BrokenPoolError  # noqa: PLC0415 - see there
     except (ImportError, OSError):  # no descriptor is left: whoever waits must get an error all the same
         return PoolLockError(message)
     return BrokenPoolError(message)

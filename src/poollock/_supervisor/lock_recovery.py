@@ -7,8 +7,8 @@ from contextlib import suppress
 from multiprocessing import active_children, parent_process
 from typing import Any
 
-from .._errors import PoolLockError
-from .._locks.base import BaseLock, known_locks, title
+from poollock._errors import PoolLockError
+from poollock._locks.base import BaseLock, known_locks, title
 from .worker_starter import Crew, Worker
 
 INTERVAL = 0.02  # seconds between looks

@@ -12,9 +12,9 @@ from multiprocessing.pool import ApplyResult, IMapUnorderedIterator, MapResult
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
-from .._backend.mp_pool import MaybeEncodingError
-from .._backend.process import describe, show_error
-from .._worker.task_pickling import name_of
+from poollock._backend.describe import describe, show_error
+from poollock._backend.mp_pool import MaybeEncodingError
+from poollock._worker.task_pickling import name_of
 from .callbacks import Callbacks, report
 from .dispatcher import Task
 from .failures import MakeError

@@ -6,7 +6,8 @@ import pickle
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from .._backend.process import EndedEarlyError, describe_exit, show_error
+from poollock._backend.describe import describe_exit, show_error
+from poollock._backend.process import EndedEarlyError
 from .failures import MakeError, initializer_failed, starts_failed
 from .worker_starter import Crew, Worker
 

@@ -8,9 +8,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from .._backend.mp_pool import helper_reraises_exception
-from .._backend.process import show_error
-from .._worker.task_pickling import dump_task, explained
+from poollock._backend.describe import show_error
+from poollock._backend.mp_pool import helper_reraises_exception
+from poollock._worker.task_pickling import dump_task, explained
 from .callbacks import report
 from .dispatcher import Dispatcher, Task
 from .failures import MakeError, task_handler_failed

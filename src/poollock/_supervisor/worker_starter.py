@@ -13,11 +13,11 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from .._backend.process import EndedEarlyError
-from .._backend.sigint import hold_interrupts
-from .._locks.shared_words import shared_words
-from .._worker.framing import FrameReader, header
-from .._worker.main import WORDS, Luggage, Setup, WorkerEnd, run_worker
+from poollock._backend.process import EndedEarlyError
+from poollock._backend.sigint import hold_interrupts
+from poollock._locks.shared_words import shared_words
+from poollock._worker.framing import FrameReader, header
+from poollock._worker.main import WORDS, Luggage, Setup, WorkerEnd, run_worker
 from .dispatcher import Task
 
 _SENDING = ("spawn", "forkserver")  # start methods by which the parent sends what it starts with
@@ -72,7 +72,7 @@ class Worker:
             EndedEarlyError: It has ended meanwhile.
         """
         if sys.platform != "win32" and getattr(self.process, "_start_method", None) in _SENDING:
-            from .._backend.popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
+            from poollock._backend.popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
 
             prepare(self.process)
         try:

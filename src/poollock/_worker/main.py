@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
-from .._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
-from .._backend.process import LOOK_UP, parent_is_gone
-from .._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
-from .._locks.base import BaseLock, install_locks, title
-from .._locks.shared_words import SharedWords
+from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
+from poollock._backend.process import LOOK_UP, parent_is_gone
+from poollock._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
+from poollock._locks.base import BaseLock, install_locks, title
+from poollock._locks.shared_words import SharedWords
 from .framing import FrameReader, dump, header
 from .task_pickling import run_task
 

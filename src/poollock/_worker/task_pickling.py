@@ -13,8 +13,8 @@ from multiprocessing.synchronize import SemLock
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
-from .._backend.mp_pool import mapstar, starmapstar
-from .._backend.process import describe
+from poollock._backend.describe import describe
+from poollock._backend.mp_pool import mapstar, starmapstar
 from .framing import dump
 
 # A part of an object: where in the object it is, and the part itself.
