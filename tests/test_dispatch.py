@@ -19,8 +19,9 @@ import pytest
 
 from conftest import wait_until
 from poollock import LockedPool, locked_pool
-from poollock._supervisor.dispatcher import Dispatcher, Task
-from poollock._supervisor.worker_starter import Slot, Worker
+from poollock._supervisor.dispatcher import Dispatcher
+from poollock._supervisor.task import Task
+from poollock._supervisor.worker_handle import Slot, Worker
 from poollock._worker.framing import HEADER, FrameReader, dump, header
 from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
 

@@ -22,7 +22,7 @@ import tasks
 from conftest import FACTORIES, children, open_files, wait_until
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
-from poollock._supervisor import task_handler, worker_starter
+from poollock._supervisor import task_handler, worker_handle
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -301,7 +301,7 @@ def test_error_of_the_first_start_leaves_no_cycle_behind(
             return weakref.ref(error)
         raise AssertionError
 
-    monkeypatch.setattr(worker_starter.Worker, "start", refuse)
+    monkeypatch.setattr(worker_handle.Worker, "start", refuse)
     gc.collect()
     gc.disable()
     try:

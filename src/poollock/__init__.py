@@ -11,8 +11,9 @@ from ._errors import (
     PoolLockError,
     WorkerDiedError,
 )
-from ._locks.base import BaseLock, current_lock
+from ._locks.base import BaseLock
 from ._locks.lock import Lock
+from ._locks.registry import current_lock
 from ._locks.rlock import RLock
 from ._locks.semaphore import Semaphore
 

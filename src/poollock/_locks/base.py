@@ -1,21 +1,26 @@
-"""What every lock has in common, and which of them a pool has put into this process."""
+"""What every lock has in common, and how it arrives in a process.
+
+A lock is pickled in two ways.  While a process is being started it travels whole: the
+semaphore and its shared words.  At any other time, in a task or a result, it travels as its
+identity, and the receiving process answers with the lock that it already has.
+"""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, TypeVar, final
 
 from poollock._backend.describe import describe
 from poollock._errors import LockNotInstalledError, LockTimeoutError
-from .registry import every_lock, known, rebuilt, received
 
-_installed: dict[str, BaseLock] = {}
-_kept: list[BaseLock] = []  # what tasks may name by identity, and nothing else keeps alive
+from .registry import installed, registry
+
+_Lock = TypeVar("_Lock", bound="BaseLock")
 
 
 class BaseLock(ABC):
@@ -132,7 +137,7 @@ class BaseLock(ABC):
         Args:
             name: What ``current_lock`` finds it by; ``None`` is the name that a pool gave it, else ``lock``.
         """
-        _installed[name or self._name or "lock"] = self
+        installed[name or self._name or "lock"] = self
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -198,7 +203,7 @@ class BaseLock(ABC):
         self._identity = identity or os.urandom(16)
         self._is_part = self._is_pools = False
         self._name = name
-        known[self._identity] = self
+        registry[self._identity] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = get_spawning_popen()
@@ -212,52 +217,64 @@ class BaseLock(ABC):
         return rebuilt, (type(self), self._identity, self._name, self._parts())
 
 
-def known_locks() -> list[BaseLock]:
-    """Return every lock alive in this process, but for those that are parts of another."""
-    return [lock for lock in every_lock() if not lock._is_part]
-
-
 def title(lock: BaseLock) -> str:
     """Return the name of *lock*, or what a message calls one that has none."""
     return lock._name or lock.label
 
 
-def install_locks(named: Mapping[str, BaseLock], others: Iterable[BaseLock]) -> None:
-    """Make *named* what ``current_lock`` finds in this process, and keep *others* for its tasks."""
-    _installed.clear()
-    _installed.update(named)
-    _kept[:] = others
-
-
-def find_lock(locks: Mapping[str, BaseLock], name: str) -> BaseLock:
-    """Return the lock called *name*; for ``"lock"``, the only one if none is called so.
-
-    Raises:
-        KeyError: There is no such lock.
-    """
-    if name == "lock" and len(locks) == 1:
-        return next(iter(locks.values()))
-    return locks[name]
-
-
-def current_lock(name: str = "lock") -> BaseLock:
-    """Return the lock of the pool whose worker this is.
-
-    Args:
-        name: Which of the pool's locks; left out, the one called ``lock``, else the only one.
-
-    Returns:
-        The lock.
-
-    Raises:
-        LockNotInstalledError: No pool put a lock of that name into this process.
-    """
+def rebuilt(
+    cls: type[_Lock], identity: bytes, name: str | None, parts: tuple[Any, ...]
+) -> _Lock | UninstalledLock:
+    """Return the lock that travelled whole, or what stands for it if its maker has ended."""
+    here = registry.get(identity)
+    if isinstance(here, cls):
+        return here
+    if any(isinstance(part, UninstalledLock) for part in parts):
+        return UninstalledLock(identity, name)
+    lock = cls.__new__(cls)
     try:
-        return find_lock(_installed, name)
-    except KeyError:
-        there = f"only {', '.join(map(repr, _installed))}" if _installed else "none"
+        lock._assemble(parts)
+    except OSError:  # its maker has ended, and its semaphore with it: only its users should mind
+        return UninstalledLock(identity, name)
+    lock._register(identity, name)
+    return lock
+
+
+def received(identity: bytes, name: str | None) -> BaseLock | UninstalledLock:
+    """Answer an identity with this process's lock.
+
+    One that is not here must not fail before it is used: an error while a task is unpickled
+    kills the workers of the standard pools, one after the other.
+    """
+    here = registry.get(identity)
+    return UninstalledLock(identity, name) if here is None else here
+
+
+@final
+class UninstalledLock:
+    """What stands for a lock that this process does not have: it fails when it is used."""
+
+    def __init__(self, identity: bytes, name: str | None) -> None:
+        self._identity = identity
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
         raise LockNotInstalledError(
-            f"no lock {name!r} was put into {describe()} ({there}). current_lock() answers in a worker of "
-            "locked_pool(), of manager_locked_pool(), or of a pool with initializer=lock.install; "
-            "in the process that made the pool, use pool.lock"
-        ) from None
+            f"{self!r} is used in {describe()}, which it never reached. A locked_pool has its own locks and "
+            "those made before it, for its own start method: make the lock before the pool, or pass it in "
+            "locks=. For any other pool, pass initializer=lock.install"
+        )
+
+    def __enter__(self) -> bool:
+        return bool(self.acquire())
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<absent lock {self._name!r}>" if self._name else "<absent lock, unnamed>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return received, (self._identity, self._name)

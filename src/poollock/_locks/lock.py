@@ -15,6 +15,7 @@ from poollock._backend.describe import describe
 from poollock._backend.process import LOOK_UP, dead_parent, is_gone
 from poollock._errors import PoolLockError
 from poollock._typing import override
+
 from .base import BaseLock
 from .registry import every_lock
 from .shared_words import SharedWords, shared_words

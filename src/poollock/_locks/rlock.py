@@ -7,6 +7,7 @@ from typing import Any, final
 
 from poollock._backend.describe import describe
 from poollock._typing import override
+
 from .base import BaseLock
 from .lock import Lock
 

@@ -14,6 +14,7 @@ from poollock._backend.context import resolve_context
 from poollock._backend.process import other_threads
 from poollock._checks import check_size
 from poollock._typing import override
+
 from .lock import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
 from .shared_words import shared_words
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from poollock._backend.flock import LOCK_EX, LOCK_UN, lockf
 from poollock._typing import override
+
 from .sink import Sink, turn
 
 # What a writer goes by that writes to one.

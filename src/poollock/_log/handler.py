@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from poollock._typing import override
+
 from .console import target_of
 from .options import LogOptions
 from .writer import LockedLogWriter

@@ -11,8 +11,20 @@ from functools import partial
 from os import stat, write
 from typing import NamedTuple
 
-from poollock._backend.flock import LOCK_EX, LOCK_NB, LOCK_UN, OPEN_FLAGS, TAKEN, directory_of, flock, locked_directory, pread, sync
+from poollock._backend.flock import (
+    LOCK_EX,
+    LOCK_NB,
+    LOCK_UN,
+    OPEN_FLAGS,
+    TAKEN,
+    directory_of,
+    flock,
+    locked_directory,
+    pread,
+    sync,
+)
 from poollock._typing import override
+
 from .sink import Sink, turn
 
 _NOW = LOCK_EX | LOCK_NB

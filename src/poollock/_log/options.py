@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from poollock._checks import check_size
+
 from .console import CONSOLES
 from .log_file import FileOptions
 from .text import check_encoding, encoder, line_end

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from poollock._typing import override
+
 from .console import CONSOLES, Console, stream_of, target_of
 from .log_file import LogFile, is_at_path, open_log, reopen_log
 from .options import LogOptions

@@ -15,6 +15,7 @@ from poollock._locks.base import BaseLock
 from poollock._locks.rlock import RLock
 from poollock._locks.semaphore import Semaphore
 from poollock._typing import override
+
 from .connection import ManagerClient, take_client
 from .server import LockManager
 

@@ -21,6 +21,7 @@ from poollock._backend.describe import describe, describe_exit
 from poollock._backend.process import EndedEarlyError, exit_code, parent_is_gone
 from poollock._errors import ManagerDiedError
 from poollock._typing import override
+
 from .connection import HAS_SOCKETS, close_idle
 
 if sys.platform != "win32":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from poollock._locks.base import BaseLock
 from poollock._supervisor.callbacks import reported
 from poollock._typing import override
+
 from .binding import bind_locks, bind_star
 from .jobs import PoolJobs, wait_for
 

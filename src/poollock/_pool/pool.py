@@ -19,13 +19,16 @@ from poollock._backend.describe import describe
 from poollock._backend.process import EndedEarlyError
 from poollock._backend.sigint import interrupts_deferred, interrupts_held
 from poollock._checks import check_count
-from poollock._locks.base import BaseLock, find_lock, known_locks
+from poollock._locks.base import BaseLock
 from poollock._locks.lock import Lock
+from poollock._locks.registry import find_lock, known_locks
 from poollock._supervisor.event_loop import Channel
 from poollock._supervisor.lock_recovery import Reclaimer
-from poollock._supervisor.worker_starter import Crew, Worker
+from poollock._supervisor.worker_handle import Worker
+from poollock._supervisor.worker_starter import Crew
 from poollock._typing import override
 from poollock._worker.main import Setup
+
 from .arguments import can_reach, check_locks
 from .methods import PoolMethods
 

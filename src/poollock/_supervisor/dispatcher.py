@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poollock._worker.framing import header
 from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO
-from poollock._worker.task_pickling import task_function
+
+from .task import Task
 
 if TYPE_CHECKING:
-    from .worker_starter import Worker
+    from .worker_handle import Worker
 
 _AHEAD = 64  # tasks that a worker has at most, the one that it runs among them
 _OVERHEAD = 0.00001  # seconds that the least task takes a worker
@@ -32,21 +33,6 @@ _BACKLOG = 192  # tasks that are pickled before it is their turn, and four more 
 _BURST = 64  # tasks that are pickled in one go, once there is room again
 _BACKLOG_BYTES = 1 << 22
 _CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
-
-
-class Task:
-    """A task on its way: which part of which job it is, and the task itself as bytes."""
-
-    __slots__ = ("func", "index", "items", "job", "number", "payload", "turn")
-
-    def __init__(self, job: int, index: int, func: Any, args: tuple[Any, ...]) -> None:
-        self.job = job
-        self.index = index
-        self.func = task_function(func, args)
-        self.items = 0 if self.func is func else len(args[0][1])  # of a chunk
-        self.payload = b""
-        self.turn = 0  # among all tasks
-        self.number = 0  # among those that its worker was sent
 
 
 class Dispatcher:

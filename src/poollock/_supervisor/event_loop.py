@@ -13,6 +13,7 @@ from typing import Any
 from poollock._backend.describe import describe, show_error
 from poollock._backend.process import LOOK_UP, exit_code, has_ended
 from poollock._errors import WorkerDiedError
+
 from .callbacks import report
 from .dispatcher import Dispatcher
 from .failures import MakeError, pool_ended
@@ -21,7 +22,8 @@ from .results import Outcomes
 from .startup_failures import Starts
 from .task_handler import Intake
 from .wakeup import Inbox
-from .worker_starter import Crew, Worker
+from .worker_handle import Worker
+from .worker_starter import Crew
 
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds

@@ -8,8 +8,11 @@ from multiprocessing import active_children, parent_process
 from typing import Any
 
 from poollock._errors import PoolLockError
-from poollock._locks.base import BaseLock, known_locks, title
-from .worker_starter import Crew, Worker
+from poollock._locks.base import BaseLock, title
+from poollock._locks.registry import known_locks
+
+from .worker_handle import Worker
+from .worker_starter import Crew
 
 INTERVAL = 0.02  # seconds between looks
 _PROOF = 1.0  # seconds

@@ -14,10 +14,11 @@ from typing import Any, TypeAlias, cast
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import MaybeEncodingError
-from poollock._worker.task_pickling import name_of
+from poollock._worker.pickling_errors import name_of
+
 from .callbacks import Callbacks, report
-from .dispatcher import Task
 from .failures import MakeError
+from .task import Task
 
 # The job, the part of it, and whether that succeeded, with its result or its error.
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]

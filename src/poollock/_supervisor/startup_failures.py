@@ -8,8 +8,10 @@ from functools import partial
 
 from poollock._backend.describe import describe_exit, show_error
 from poollock._backend.process import EndedEarlyError
+
 from .failures import MakeError, initializer_failed, starts_failed
-from .worker_starter import Crew, Worker
+from .worker_handle import Worker
+from .worker_starter import Crew
 
 _MOST = 3
 _MOST_KILLED = 12  # perhaps nothing is wrong with them

@@ -10,11 +10,14 @@ from typing import Any
 
 from poollock._backend.describe import show_error
 from poollock._backend.mp_pool import helper_reraises_exception
-from poollock._worker.task_pickling import dump_task, explained
+from poollock._worker.pickling_errors import explained
+from poollock._worker.task_pickling import dump_task
+
 from .callbacks import report
-from .dispatcher import Dispatcher, Task
+from .dispatcher import Dispatcher
 from .failures import MakeError, task_handler_failed
 from .results import Outcomes
+from .task import Task
 from .wakeup import Inbox
 
 

@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
 from poollock._backend.process import LOOK_UP, parent_is_gone
 from poollock._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
-from poollock._locks.base import BaseLock, install_locks, title
+from poollock._locks.base import BaseLock, title
+from poollock._locks.registry import install_locks
 from poollock._locks.shared_words import SharedWords
+
 from .framing import FrameReader, dump, header
 from .task_pickling import run_task
 

@@ -1,0 +1,185 @@
+"""When a task cannot be pickled: which part of it, and the way out."""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (it walks through objects of any type)
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from functools import partial
+from multiprocessing.pool import Pool
+from multiprocessing.synchronize import SemLock
+from types import FunctionType, MethodType
+from typing import Any, TypeAlias
+
+from poollock._backend.describe import describe
+from poollock._backend.mp_pool import mapstar, starmapstar
+
+from .framing import dump
+
+# A part of an object: where in the object it is, and the part itself.
+_Part: TypeAlias = tuple[str, Any]
+
+_REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
+
+
+def explained(
+    error: Exception,
+    func: Any,
+    args: tuple[Any, ...],
+    kwds: Mapping[str, Any],
+    *,
+    name: str,
+    first: int | None,
+) -> Exception:
+    """Return what ``dump_task`` raised with a message that says which part is to blame, and the way out.
+
+    Args:
+        error: The error.
+        func: As for ``dump_task``.
+        args: The same.
+        kwds: The same.
+        name: How a message names the task.
+        first: The number of the chunk's first item among all, if that is known.
+    """
+    if isinstance(error, RecursionError):  # no part of it is to blame
+        return error
+    if is_chunk(func, args):
+        func, items = args[0]
+        among = " of the chunk" if first is None else ""
+        parts: list[_Part] = [(f"item {index}{among}", item) for index, item in enumerate(items, first or 0)]
+    else:
+        parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
+        parts += [(f"argument {keyword!r}", arg) for keyword, arg in kwds.items()]
+    culprits = (_culprit(where, part, set()) for where, part in [("the function", func), *parts])
+    culprit = next(filter(None, culprits), None)
+    if culprit is None:
+        return error
+    path, blamed = culprit
+    message = (
+        f"{error}\nThe task {name} cannot be sent from {describe()} to a worker:\n"
+        f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}."
+    )
+    better = rebuilt_error(error, message, pickle.PicklingError)
+    better.__cause__ = error
+    return better
+
+
+def rebuilt_error(error: Exception, message: str, otherwise: type[Exception]) -> Exception:
+    """Return *error*'s like with another message, if its type is known to be made of one."""
+    if type(error) in _REBUILT_AS_THEY_ARE:
+        return type(error)(message)
+    return otherwise(f"{type(error).__name__}: {message}")
+
+
+def _culprit(path: str, part: Any, seen: set[int]) -> _Part | None:
+    """Return the innermost part of *part* that does not pickle, and the path to it."""
+    if id(part) in seen or _pickles(part):
+        return None
+    seen.add(id(part))
+    for inner_path, inner in _parts_of(path, part):
+        culprit = _culprit(inner_path, inner, seen)
+        if culprit:
+            return culprit
+    return path, part
+
+
+def _pickles(part: Any) -> bool:
+    try:
+        dump(part)
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not pickle
+        return False
+    return True
+
+
+def _parts_of(path: str, whole: Any) -> Iterator[_Part]:
+    if isinstance(whole, MethodType):
+        yield f"the object of {name_of(whole)}", whole.__self__
+    elif isinstance(whole, partial):
+        yield path, whole.func
+        for index, arg in enumerate(whole.args):
+            yield f"argument {index} of {name_of(whole)}", arg
+        for name, arg in whole.keywords.items():
+            yield f"argument {name!r} of {name_of(whole)}", arg
+    elif isinstance(whole, (list, tuple, set, frozenset)):
+        for index, item in enumerate(whole):
+            yield f"{path}[{index}]", item
+    elif isinstance(whole, dict):
+        for key, value in whole.items():
+            yield f"a key of {path}", key
+            yield f"{path}[{key!r}]", value
+    elif not isinstance(whole, (type, FunctionType)):
+        yield from _state_of(path, whole)
+
+
+def _state_of(path: str, whole: object) -> Iterator[_Part]:
+    try:
+        reduced = whole.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - it is to blame itself
+        return
+    if isinstance(reduced, str):
+        return
+    _, args, *rest = reduced
+    for state in rest[0] if rest and isinstance(rest[0], tuple) else rest[:1]:
+        if isinstance(state, dict):
+            for name, value in state.items():
+                yield f"{type(whole).__qualname__}.{name}", value
+    for index, arg in enumerate(args):
+        yield f"part {index} of {path}", arg
+
+
+def name_of(func: Any) -> str:
+    """Return how a message names a task function."""
+    while isinstance(func, partial):
+        func = func.func
+    try:
+        return getattr(func, "__qualname__", None) or repr(func)
+    except BaseException:  # noqa: BLE001 - an object may fail to show itself, by sys.exit() too
+        return f"a {type(func).__qualname__}"
+
+
+def _kind_of(part: Any) -> str:
+    if isinstance(part, (type, FunctionType)):
+        kind = "class" if isinstance(part, type) else "function"
+        return f"the {kind} {part.__module__}.{part.__qualname__}"
+    name = type(part).__name__
+    if type(part).__module__ not in ("builtins", "__main__"):
+        name = f"{name} of {type(part).__module__}"
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _way_out(part: Any) -> str:
+    if isinstance(part, SemLock):
+        return (
+            "A multiprocessing lock reaches a worker only while that is started. Use the pool's lock: name "
+            "a parameter of the function 'lock', or pass lock=pool.lock; or make a poollock.Lock() before "
+            "the pool"
+        )
+    if isinstance(part, (type, FunctionType)):
+        if "<" in part.__qualname__:
+            return "Only what a module defines at its top level can be sent: move it there"
+        return "Only what its module has under that name can be sent: if that was reloaded, import it again"
+    if isinstance(part, Pool):
+        return (
+            "A pool belongs to the process that made it. Leave it out in the object's __getstate__, "
+            "or make the task a module-level function"
+        )
+    if type(part).__module__.startswith("multiprocessing."):
+        return (
+            "What processes share reaches a worker only while that is started: hand it over by the "
+            "initializer, locked_pool(4, initializer, (it,)), which puts it into a global"
+        )
+    return (
+        "Leave it out in its object's __getstate__ and make it anew in the worker, or make the task a "
+        "module-level function that takes only what it needs"
+    )
+
+
+def is_chunk(func: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether ``map`` made this task: of the user's function and several items."""
+    if func is not mapstar and func is not starmapstar:
+        return False
+    if len(args) != 1 or type(args[0]) is not tuple or len(args[0]) != 2:  # noqa: PLR2004 - a pair
+        return False
+    return type(args[0][1]) is tuple
