@@ -21,7 +21,7 @@ from conftest import wait_until
 from poollock import LockedPool, locked_pool
 from poollock._supervisor.dispatcher import Dispatcher
 from poollock._supervisor.task import Task
-from poollock._supervisor.worker_handle import Slot, Worker
+from poollock._supervisor.worker_handle import WorkerHandle, WorkerState
 from poollock._worker.framing import HEADER, FrameReader, dump, header
 from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
 
@@ -66,7 +66,7 @@ class Played:
     """A worker without a process: the test begins its tasks and answers them."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self.worker = Worker(Slot(multiprocessing.get_context()), None)
+        self.worker = WorkerHandle(WorkerState(multiprocessing.get_context()), None)
         self.worker.ready = True
         self.reader = FrameReader(self.worker.end.sock)
         self.worker.end.sock.settimeout(0)
@@ -225,7 +225,7 @@ def test_pipes_that_are_full(pool: LockedPool, tmp_path: Path) -> None:
 
 def test_long_task_is_begun_when_a_part_of_it_has_arrived() -> None:
     """Its worker's death costs it then: it is not sent again."""
-    slot = Slot(multiprocessing.get_context())
+    slot = WorkerState(multiprocessing.get_context())
     pools, workers = socket.socketpair()
     end = WorkerEnd(workers)
     message = header(bytes(1 << 20), 7) + bytes(1 << 20)

@@ -68,7 +68,7 @@ def semaphore_of_a_dead_process() -> Semaphore:
     process = multiprocessing.get_context("fork").Process(target=lock.acquire)
     process.start()
     process.join()
-    assert lock._reclaim(process.pid or 0)
+    assert lock._recover(process.pid or 0)
     return lock
 
 
@@ -86,8 +86,8 @@ def semaphore_of_a_dead_process() -> Semaphore:
 def test_exception_at_each_step(make: Callable[[], BaseLock], function: Callable[[BaseLock], None]) -> None:
     lock, count = make(), 1
     while interrupted_at(count, lambda: function(lock)):
-        lock._give_back()  # as a worker does when the task has ended
+        lock._release_if_held()  # as a worker does when the task has ended
         left = lock.get_value() if isinstance(lock, Semaphore) else 2 * (not lock.locked())
-        assert (left, lock.holders, lock._is_unsigned()) == (2, (), False), f"at step {count}"
+        assert (left, lock.holders, lock._is_unrecorded()) == (2, (), False), f"at step {count}"
         count += 1
     assert count > 20

@@ -99,7 +99,7 @@ def test_two_releases_at_once_give_two_places_back(monkeypatch: pytest.MonkeyPat
     semaphore.release()
     assert inside
     assert (semaphore.get_value(), *semaphore.holders) == (2,)
-    assert not semaphore._give_back()
+    assert not semaphore._release_if_held()
 
 
 def test_word_that_a_signal_handler_could_not_clear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +120,9 @@ def test_word_that_a_signal_handler_could_not_clear(monkeypatch: pytest.MonkeyPa
     assert inside
     assert len(semaphore.holders) == 1
     semaphore.release()
-    semaphore._reclaim(ME)
+    semaphore._recover(ME)
     assert semaphore.get_value() == 3
-    assert not semaphore._give_back()
+    assert not semaphore._release_if_held()
 
 
 def test_word_is_cleared_once_though_two_threads_do_it() -> None:
@@ -187,7 +187,7 @@ def interrupted(function: Callable[[], object], handler: Callable[[], object], a
 
     def step(frame: FrameType, event: str, _arg: Any) -> Any:
         nonlocal steps
-        if not frame.f_code.co_filename.endswith(("_semaphore.py", "_locks.py")):
+        if not frame.f_code.co_filename.endswith(("/semaphore.py", "/lock.py")):
             return None
         frame.f_trace_opcodes = True
         steps += event == "opcode"
@@ -283,7 +283,7 @@ def test_semaphore_that_grew_gives_the_place_of_a_dead_process_back() -> None:
     semaphore.release()
     semaphore.release()
     semaphore.acquire()
-    semaphore._reclaim(ME)
+    semaphore._recover(ME)
     assert semaphore.get_value() == 3
 
 
@@ -316,7 +316,7 @@ def test_semaphore_knows_its_places_while_a_thread_is_half_way(
     leave.set()
     other.join()
     assert len(semaphore._takers) == 2
-    assert semaphore._give_back()
+    assert semaphore._release_if_held()
     assert semaphore.get_value() == 3
 
 
@@ -341,7 +341,7 @@ def test_signal_handler_anywhere_in_an_rlock() -> None:
     def step(frame: FrameType, _event: str, _arg: Any) -> Any:
         nonlocal calls
         frame.f_trace_opcodes = True
-        if frame.f_code.co_filename.endswith(("_rlock.py", "_locks.py")):
+        if frame.f_code.co_filename.endswith(("/rlock.py", "/lock.py")):
             assert lock.acquire(timeout=5)
             lock.release()
             calls += 1

@@ -330,7 +330,7 @@ def test_connection_is_known_before_the_first_answer(
 
     answer_challenge = multiprocessing.connection.answer_challenge
     monkeypatch.setattr(connection, "answer_challenge", answer)
-    address, key, _ = make_lock(manager)._parts()
+    address, key, _ = make_lock(manager)._get_state()
     connection.ManagerClient(address, key).close()
     assert known == [True]
 
@@ -372,7 +372,7 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
     """A signal handler raises when the client is anybody's again."""
     proxy: Any = make_lock(manager)
     connection._idle.get(manager.address, []).clear()
-    address, key, ident = proxy._parts()
+    address, key, ident = proxy._get_state()
     holder = connection.ManagerClient(address, key)
     holder.call(ident, "acquire", (0, "grant", True, None))
     connection._idle[address].clear()  # as if it were another process's

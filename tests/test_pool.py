@@ -272,7 +272,7 @@ def test_task_handler_outlives_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     with locked_pool(1) as pool:
         with monkeypatch.context() as patch:
             patch.setattr(task_handler, "dump_task", fail)
-            patch.setattr(task_handler.Intake, "_fail", fail)
+            patch.setattr(task_handler.TaskHandler, "_fail", fail)
             with pytest.raises(poollock.PoolLockError, match="ZeroDivisionError"):
                 pool.apply(tasks.add, (1, 2))
         assert pool.apply(tasks.add, (1, 2)) == 3
@@ -301,7 +301,7 @@ def test_error_of_the_first_start_leaves_no_cycle_behind(
             return weakref.ref(error)
         raise AssertionError
 
-    monkeypatch.setattr(worker_handle.Worker, "start", refuse)
+    monkeypatch.setattr(worker_handle.WorkerHandle, "start", refuse)
     gc.collect()
     gc.disable()
     try:

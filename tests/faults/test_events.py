@@ -41,7 +41,7 @@ from poollock import (
 )
 from poollock._backend import mp_pool
 from poollock._supervisor import lock_recovery, worker_handle
-from poollock._supervisor.results import Outcomes
+from poollock._supervisor.results import PendingResults
 
 MaybeEncodingError: type[Exception] = mp_pool.MaybeEncodingError
 Factory = Callable[..., LockedPool]
@@ -412,7 +412,7 @@ def test_replacement_cannot_be_started(
         raise Refused
 
     with factory(1, context=method) as pool:
-        monkeypatch.setattr(worker_handle.Worker, "start", refuse)
+        monkeypatch.setattr(worker_handle.WorkerHandle, "start", refuse)
         with pytest.raises(WorkerDiedError):
             pool.apply(tasks.kill)
         with pytest.raises(BrokenPoolError, match=r"3 workers in a row.*could not be started: Refused"):
@@ -721,17 +721,17 @@ def test_death_is_seen_though_a_stranger_keeps_the_pipe_open(
 ) -> None:
     """A process that another thread forked in the very moment; and nothing else tells."""
     kept: list[int] = []
-    standard = worker_handle.Worker.start
+    standard = worker_handle.WorkerHandle.start
 
     def refuse(*_: int) -> int:
         raise PermissionError(1, "as in a sandbox")
 
-    def start(worker: worker_handle.Worker) -> None:
+    def start(worker: worker_handle.WorkerHandle) -> None:
         kept.append(os.dup(worker.end.sock.fileno()))
         standard(worker)
 
     monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
-    monkeypatch.setattr(worker_handle.Worker, "start", start)
+    monkeypatch.setattr(worker_handle.WorkerHandle, "start", start)
     with factory(2, context=method) as pool:
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             pool.apply(tasks.kill)
@@ -1015,7 +1015,7 @@ class Shy:
 def test_length_of_results_that_have_failed_meanwhile() -> None:
     cache: dict[int, Any] = {}
     results: IMapIterator[int] = IMapIterator(cast("Any", SimpleNamespace(_cache=cache)))
-    outcomes = Outcomes(cache, lambda: None)
+    outcomes = PendingResults(cache, lambda: None)
     outcomes.fail_all(lambda: BrokenPoolError("as ordered"))
     outcomes.set_length(results, 1)
     with pytest.raises(BrokenPoolError):

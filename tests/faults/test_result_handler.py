@@ -15,7 +15,7 @@ import pytest
 
 from conftest import wait_until
 from poollock import BrokenPoolError, LockedPool, locked_pool
-from poollock._supervisor.results import Outcomes
+from poollock._supervisor.results import PendingResults
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
@@ -143,7 +143,7 @@ def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) ->
         checked.set()
         go_on.wait()
 
-    def look(outcomes: Outcomes) -> bool:
+    def look(outcomes: PendingResults) -> bool:
         found = bool(outcomes._cache)
         if pool._state == "CLOSE" and next(looks) == 0:
             go_on.set()
@@ -154,7 +154,7 @@ def test_task_that_comes_while_the_pool_ends(monkeypatch: pytest.MonkeyPatch) ->
     thread = threading.Thread(target=lambda: results.append(pool.apply_async(tasks.square, (2,))))
     thread.start()
     checked.wait()
-    monkeypatch.setattr(Outcomes, "are_awaited", property(look))
+    monkeypatch.setattr(PendingResults, "are_awaited", property(look))
     pool.close()
     pool.join()
     with pytest.raises(BrokenPoolError):

@@ -13,7 +13,7 @@ from multiprocessing.forkserver import SIGNED_STRUCT
 from operator import methodcaller
 from typing import Any, cast
 
-from .process import EndedEarlyError
+from .process import ProcessStartError
 
 
 class SpawnPopen(popen_spawn_posix.Popen):
@@ -44,7 +44,7 @@ class SpawnPopen(popen_spawn_posix.Popen):
             self.close()
             code = _end(self.pid) if self.pid else None
             if self.pid and isinstance(error, BrokenPipeError):
-                raise EndedEarlyError(code) from error
+                raise ProcessStartError(code) from error
             raise
 
 

@@ -9,14 +9,14 @@ import threading
 from time import monotonic, sleep
 from typing import Any
 
-LOOK_UP = 1.0  # seconds between looks at whether the parent is alive
+POLL_INTERVAL = 1.0  # seconds between looks at whether the parent is alive
 _PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
 _MOMENT = 0.05  # seconds, if the system has told it to somebody else
 
 _first_parent = os.getppid()
 
 
-class EndedEarlyError(Exception):
+class ProcessStartError(Exception):
     """A process has ended before it had all that it is started with; with its exit code, if that is known."""
 
     def __init__(self, code: int | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 _signal: Any = import_module("_signal")  # without the enums of `signal`, which make a worker slower to start
 
 
-def leave_interrupts_to_parent() -> None:
+def ignore_sigint() -> None:
     """Let SIGINT pass without effect in this process, a worker: it goes on with its task."""
     # Not SIG_IGN, which programs that the task starts would inherit, unless they are to, as under nohup.
     if _signal.signal(signal.SIGINT, _do_nothing) == signal.SIG_IGN:
@@ -27,7 +27,7 @@ def _do_nothing(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def interrupts_deferred() -> Generator[None, None, None]:
+def DelayedKeyboardInterrupt() -> Generator[None, None, None]:
     """Put off what Ctrl-C does in the running thread until the end of the block."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -44,13 +44,13 @@ def interrupts_deferred() -> Generator[None, None, None]:
 
 
 @contextmanager
-def interrupts_held(ctx: BaseContext) -> Generator[None, None, None]:
+def sigint_blocked(ctx: BaseContext) -> Generator[None, None, None]:
     """Hold SIGINT back while processes are started, which inherit that.
 
     A worker lets the signal through once it has a handler; the manager never does.
     """
     _start_helpers(ctx)
-    before = hold_interrupts()
+    before = block_sigint()
     try:
         yield
     finally:
@@ -58,15 +58,15 @@ def interrupts_held(ctx: BaseContext) -> Generator[None, None, None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def hold_interrupts() -> set[Any] | None:
+def block_sigint() -> set[Any] | None:
     """Hold SIGINT back in the running thread; return what was held before, None on Windows."""
     if sys.platform == "win32":
         return None
     return signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def let_interrupts_through() -> None:
-    """End, in a process that was started, what ``interrupts_held`` began in its parent."""
+def unblock_sigint() -> None:
+    """End, in a process that was started, what ``sigint_blocked`` began in its parent."""
     if sys.platform != "win32":
         _signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

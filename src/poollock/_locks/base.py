@@ -174,29 +174,29 @@ class BaseLock(ABC):
         return os.getpid() in self.holders
 
     @abstractmethod
-    def _give_back(self) -> bool:
+    def _release_if_held(self) -> bool:
         """Release the lock if this process has it, however often; return whether it had.
 
         Another thread that is alive is not done: what it may have is left to it.
         """
 
     @abstractmethod
-    def _reclaim(self, pid: int) -> bool:
+    def _recover(self, pid: int) -> bool:
         """Release the lock if the process *pid*, which is dead, has it; return whether it had."""
 
-    def _is_unsigned(self) -> bool:
+    def _is_unrecorded(self) -> bool:
         """Return whether the lock is taken, and nobody has signed for it."""
         return False
 
-    def _repair(self) -> None:  # noqa: B027 - a lock that is never unsigned needs none
+    def _force_release(self) -> None:  # noqa: B027 - a lock that is never unsigned needs none
         """Release the lock, which nobody has who is alive."""
 
     @abstractmethod
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
-        """Build the lock from what ``_parts`` returned."""
+    def _set_state(self, parts: tuple[Any, ...]) -> None:
+        """Build the lock from what ``_get_state`` returned."""
 
     @abstractmethod
-    def _parts(self) -> tuple[Any, ...]:
+    def _get_state(self) -> tuple[Any, ...]:
         """Return all that another process needs to have this lock; pickled while it starts."""
 
     def _register(self, identity: bytes | None = None, name: str | None = None) -> None:
@@ -214,7 +214,7 @@ class BaseLock(ABC):
                 f"{self.label} was made for the start method 'fork' and cannot be given to a process "
                 f"that starts by {popen.method!r}; make it with context={popen.method!r}"
             )
-        return rebuilt, (type(self), self._identity, self._name, self._parts())
+        return rebuilt, (type(self), self._identity, self._name, self._get_state())
 
 
 def title(lock: BaseLock) -> str:
@@ -233,7 +233,7 @@ def rebuilt(
         return UninstalledLock(identity, name)
     lock = cls.__new__(cls)
     try:
-        lock._assemble(parts)
+        lock._set_state(parts)
     except OSError:  # its maker has ended, and its semaphore with it: only its users should mind
         return UninstalledLock(identity, name)
     lock._register(identity, name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from poollock._backend.context import resolve_context
 from poollock._backend.describe import describe
-from poollock._backend.process import LOOK_UP, dead_parent, is_gone
+from poollock._backend.process import POLL_INTERVAL, dead_parent, is_gone
 from poollock._errors import PoolLockError
 from poollock._typing import override
 
@@ -32,7 +32,7 @@ def _after_fork() -> None:
     _pid = os.getpid()
     for lock in every_lock():
         if isinstance(lock, SemaphoreLock):
-            lock._forget()
+            lock._after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -51,14 +51,14 @@ class SemaphoreLock(BaseLock):
     _words: memoryview[int]
 
     @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
+    def _set_state(self, parts: tuple[Any, ...]) -> None:
         self._method, raw, self._shared = parts
         self._raw = raw if not isinstance(raw, tuple) else _raw_lock(*raw)
         self._semaphore = self._raw._semlock
         self._words = self._shared.view
 
     @override
-    def _parts(self) -> tuple[Any, ...]:
+    def _get_state(self) -> tuple[Any, ...]:
         return self._method, (type(self._raw), self._raw.__getstate__()), self._shared
 
     @property
@@ -74,7 +74,7 @@ class SemaphoreLock(BaseLock):
     def _is_mine(self) -> bool:
         return bool(self._semaphore._is_mine())
 
-    def _forget(self) -> None:
+    def _after_fork(self) -> None:
         """Count anew what this process has: it was forked, and its parent had the rest."""
         self._semaphore._after_fork()
 
@@ -110,7 +110,7 @@ def wait_for(take: Callable[[bool, float], bool], words: memoryview[int]) -> Non
     Raises:
         PoolLockError: Who has it has ended, and so has the parent of this process, which would free it.
     """
-    while not take(True, LOOK_UP):  # noqa: FBT003 - it takes no keyword for it
+    while not take(True, POLL_INTERVAL):  # noqa: FBT003 - it takes no keyword for it
         parent = dead_parent()
         holders = {*words[HOLDER:]} - {0}
         if parent and holders and all(pid == parent or is_gone(pid) for pid in holders):
@@ -130,7 +130,7 @@ def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], 
                 wait_for(take, words)
             words[HOLDER] = _pid
         except BaseException:
-            _settle(semaphore, words)
+            _undo_acquire(semaphore, words)
             raise
         return True
 
@@ -139,13 +139,13 @@ def _guard(semaphore: Any, words: memoryview[int]) -> tuple[Callable[[], bool], 
             words[HOLDER] = 0
             post()
         except BaseException:
-            _settle(semaphore, words)
+            _undo_acquire(semaphore, words)
             raise
 
     return enter, leave
 
 
-def _settle(semaphore: Any, words: memoryview[int]) -> None:
+def _undo_acquire(semaphore: Any, words: memoryview[int]) -> None:
     """Free a lock that this thread has and has not signed for: a signal handler has raised in between."""
     if semaphore._is_mine() and semaphore._is_zero() and not words[HOLDER]:
         semaphore.release()
@@ -200,12 +200,12 @@ class Lock(SemaphoreLock):
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
         ctx = resolve_context(context)
-        self._assemble((ctx.get_start_method(), ctx.Lock(), shared_words(2)))
+        self._set_state((ctx.get_start_method(), ctx.Lock(), shared_words(2)))
         self._register()
 
     @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
-        super()._assemble(parts)
+    def _set_state(self, parts: tuple[Any, ...]) -> None:
+        super()._set_state(parts)
         self._enter, self._leave = _guard(self._semaphore, self._words)
 
     @override
@@ -217,7 +217,7 @@ class Lock(SemaphoreLock):
                 return False
             self._words[HOLDER] = _pid
         except BaseException:
-            _settle(self._semaphore, self._words)
+            _undo_acquire(self._semaphore, self._words)
             raise
         return True
 
@@ -230,25 +230,25 @@ class Lock(SemaphoreLock):
             _post_for_another(self._semaphore)
 
     @override
-    def _give_back(self) -> bool:
+    def _release_if_held(self) -> bool:
         if self._words[HOLDER] != _pid or not (self._is_mine() or active_count() == 1):
             return False
         self.release()
         return True
 
     @override
-    def _reclaim(self, pid: int) -> bool:
+    def _recover(self, pid: int) -> bool:
         if self._words[HOLDER] != pid:
             return False
         self._words[HOLDER] = 0
-        self._repair()
+        self._force_release()
         return True
 
     @override
-    def _is_unsigned(self) -> bool:
+    def _is_unrecorded(self) -> bool:
         return self._semaphore._is_zero() and not self._words[HOLDER]
 
     @override
-    def _repair(self) -> None:
+    def _force_release(self) -> None:
         self._words[ABANDONED] = 1
         _post_for_another(self._semaphore)

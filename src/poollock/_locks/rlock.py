@@ -34,25 +34,25 @@ class RLock(BaseLock):
     _again: int  # how often the thread that has it has taken it again
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
-        self._assemble((Lock(context=context),))
+        self._set_state((Lock(context=context),))
         self._register()
 
     @classmethod
     def _around(cls, lock: BaseLock) -> RLock:
         """Return an RLock that takes *lock* the first time and gives it back the last."""
         rlock = cls.__new__(cls)
-        rlock._assemble((lock,))
+        rlock._set_state((lock,))
         rlock._register()
         return rlock
 
     @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
+    def _set_state(self, parts: tuple[Any, ...]) -> None:
         (self._lock,) = parts
         self._lock._is_part = True
         self._again = 0
 
     @override
-    def _parts(self) -> tuple[Any, ...]:
+    def _get_state(self) -> tuple[Any, ...]:
         return (self._lock,)
 
     @override
@@ -89,20 +89,20 @@ class RLock(BaseLock):
         return self._lock._is_held_here()
 
     @override
-    def _give_back(self) -> bool:
-        return self._lock._give_back()
+    def _release_if_held(self) -> bool:
+        return self._lock._release_if_held()
 
     @override
-    def _reclaim(self, pid: int) -> bool:
-        return self._lock._reclaim(pid)
+    def _recover(self, pid: int) -> bool:
+        return self._lock._recover(pid)
 
     @override
-    def _is_unsigned(self) -> bool:
-        return self._lock._is_unsigned()
+    def _is_unrecorded(self) -> bool:
+        return self._lock._is_unrecorded()
 
     @override
-    def _repair(self) -> None:
-        self._lock._repair()
+    def _force_release(self) -> None:
+        self._lock._force_release()
 
     @override
     def locked(self) -> bool:

@@ -61,20 +61,20 @@ class Semaphore(SemaphoreLock):
         ctx = resolve_context(context)
         check_size("value", value)
         raw = ctx.Semaphore(value)
-        self._assemble((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
+        self._set_state((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
         self._register()
 
     @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
+    def _set_state(self, parts: tuple[Any, ...]) -> None:
         *semaphore, self._claims, self._value = parts
         self._claims._is_part = True
         self._late = deque()
         self._takers = {}
-        super()._assemble(tuple(semaphore))
+        super()._set_state(tuple(semaphore))
 
     @override
-    def _parts(self) -> tuple[Any, ...]:
-        return *super()._parts(), self._claims, self._value
+    def _get_state(self) -> tuple[Any, ...]:
+        return *super()._get_state(), self._claims, self._value
 
     @property
     def value(self) -> int:
@@ -158,7 +158,7 @@ class Semaphore(SemaphoreLock):
         return self._words.tolist()[HOLDER:].count(os.getpid())
 
     @override
-    def _give_back(self) -> bool:
+    def _release_if_held(self) -> bool:
         others = other_threads()
         left = [place for place, taker in self._takers.copy().items() if taker not in others]
         self._write()
@@ -168,15 +168,15 @@ class Semaphore(SemaphoreLock):
         return bool(left)
 
     @override
-    def _forget(self) -> None:
-        super()._forget()
+    def _after_fork(self) -> None:
+        super()._after_fork()
         for place in {*self._takers, *self._late}:
             place.word = 0  # it is the parent's
         self._takers = {}
 
     @override
-    def _reclaim(self, pid: int) -> bool:
-        self._claims._reclaim(pid)
+    def _recover(self, pid: int) -> bool:
+        self._claims._recover(pid)
         claimed = self._claims.acquire(timeout=_MOMENT)  # in vain if they are lost themselves
         try:
             places = [place for place, holder in enumerate(self._words) if place >= HOLDER and holder == pid]
@@ -198,14 +198,14 @@ class Semaphore(SemaphoreLock):
         return max(0, self._value - free - len(self.holders))
 
     @override
-    def _is_unsigned(self) -> bool:
-        return self._claims._is_unsigned() or self._lost() > 0
+    def _is_unrecorded(self) -> bool:
+        return self._claims._is_unrecorded() or self._lost() > 0
 
     @override
-    def _repair(self) -> None:
+    def _force_release(self) -> None:
         self._words[ABANDONED] = 1
-        if self._claims._is_unsigned():
-            self._claims._repair()
+        if self._claims._is_unrecorded():
+            self._claims._force_release()
             return  # who waits for them may have a place, and will sign for it
         for _ in range(self._lost()):
             self._semaphore.release()

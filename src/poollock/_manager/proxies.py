@@ -39,16 +39,16 @@ class _Proxy(BaseLock):
     _granted: list[tuple[_Grant, ManagerClient]]
 
     def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
-        self._assemble(manager.create(value, bounded=bounded))
+        self._set_state(manager.create(value, bounded=bounded))
         self._register()
 
     @override
-    def _assemble(self, parts: tuple[Any, ...]) -> None:
+    def _set_state(self, parts: tuple[Any, ...]) -> None:
         self._address, self._authkey, self._ident = parts
         self._granted = []
 
     @override
-    def _parts(self) -> tuple[Any, ...]:
+    def _get_state(self) -> tuple[Any, ...]:
         return self._address, self._authkey, self._ident
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -140,7 +140,7 @@ class _Proxy(BaseLock):
         return bool(self._granted_here())
 
     @override
-    def _give_back(self) -> bool:
+    def _release_if_held(self) -> bool:
         others = other_threads()
         given_back = False
         for granted in self._granted_here():
@@ -150,7 +150,7 @@ class _Proxy(BaseLock):
         return given_back
 
     @override
-    def _reclaim(self, pid: int) -> bool:
+    def _recover(self, pid: int) -> bool:
         return bool(self._call("reclaim", pid))
 
     @override

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from poollock._backend.describe import describe, describe_exit
-from poollock._backend.process import EndedEarlyError, exit_code, parent_is_gone
+from poollock._backend.process import ProcessStartError, exit_code, parent_is_gone
 from poollock._errors import ManagerDiedError
 from poollock._typing import override
 
@@ -164,13 +164,13 @@ class LockManager(BaseManager):
             super().start(initializer=_watch_parent)
         except BaseException as error:
             _remove_directory(self.address)
-            if isinstance(error, (EndedEarlyError, ConnectionError, EOFError)):
+            if isinstance(error, (ProcessStartError, ConnectionError, EOFError)):
                 raise self._ended_early(error) from error
             raise
 
     def _ended_early(self, error: BaseException) -> ManagerDiedError:
         this: Any = self  # _process is not in typeshed
-        if isinstance(error, EndedEarlyError) or not this._process._popen:
+        if isinstance(error, ProcessStartError) or not this._process._popen:
             code = getattr(error, "code", None)
         else:
             code = exit_code(this._process)

@@ -31,8 +31,8 @@ def check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        way_out = "; locks={'log': Lock()} gives it one" if isinstance(name, BaseLock) else ""
-        raise TypeError(f"the name of a lock must be a str, not {name!r}{way_out}")
+        hint = "; locks={'log': Lock()} gives it one" if isinstance(name, BaseLock) else ""
+        raise TypeError(f"the name of a lock must be a str, not {name!r}{hint}")
     if not name.isidentifier() or iskeyword(name):
         raise ValueError(f"the name of a lock must be one that a parameter can have, not {name!r}")
 

@@ -75,12 +75,10 @@ def bind_locks(
             continue
         return partial(func, *(locks[p.name] for p in first), **{name: locks[name] for name in later})
     name = getattr(func, "__qualname__", repr(func))
-    way_out = (
-        "" if len(leading) == len(wanted) else ". Put the lock parameters first, or make them keyword-only"
-    )
+    hint = "" if len(leading) == len(wanted) else ". Put the lock parameters first, or make them keyword-only"
     raise TypeError(
         f"the pool cannot pass its locks to {name}{signature}, called with {count} positional "
-        f"argument{'' if count == 1 else 's'}: {reason}{way_out}"
+        f"argument{'' if count == 1 else 's'}: {reason}{hint}"
     )
 
 

@@ -15,7 +15,7 @@ _R = TypeVar("_R")
 if TYPE_CHECKING:
     from multiprocessing.pool import AsyncResult
 
-    from poollock._supervisor.event_loop import Channel
+    from poollock._supervisor.event_loop import EventLoop
 
 
 class PoolJobs(multiprocessing.pool.Pool):
@@ -23,7 +23,7 @@ class PoolJobs(multiprocessing.pool.Pool):
 
     _processes: int
     _cache: dict[int, Any]
-    _channel: Channel
+    _channel: EventLoop
 
     def _guarded_task_generation(self, result_job: int, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
         index, parts = -1, getattr(self._cache.get(result_job), "_number_left", 0)  # those of a map

@@ -16,18 +16,18 @@ from weakref import ref
 
 from poollock._backend.context import resolve_context
 from poollock._backend.describe import describe
-from poollock._backend.process import EndedEarlyError
-from poollock._backend.sigint import interrupts_deferred, interrupts_held
+from poollock._backend.process import ProcessStartError
+from poollock._backend.sigint import DelayedKeyboardInterrupt, sigint_blocked
 from poollock._checks import check_count
 from poollock._locks.base import BaseLock
 from poollock._locks.lock import Lock
 from poollock._locks.registry import find_lock, known_locks
-from poollock._supervisor.event_loop import Channel
-from poollock._supervisor.lock_recovery import Reclaimer
-from poollock._supervisor.worker_handle import Worker
-from poollock._supervisor.worker_starter import Crew
+from poollock._supervisor.event_loop import EventLoop
+from poollock._supervisor.lock_recovery import LockRecovery
+from poollock._supervisor.worker_handle import WorkerHandle
+from poollock._supervisor.worker_starter import WorkerStarter
 from poollock._typing import override
-from poollock._worker.main import Setup
+from poollock._worker.main import InitArgs
 
 from .arguments import can_reach, check_locks
 from .methods import PoolMethods
@@ -73,8 +73,8 @@ class LockedPool(PoolMethods):
         wanted = check_locks(locks, ctx)
         started = False
         try:
-            with interrupts_deferred():
-                with interrupts_held(ctx):
+            with DelayedKeyboardInterrupt():
+                with sigint_blocked(ctx):
                     self._locks = self._make_locks(wanted, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
@@ -91,22 +91,22 @@ class LockedPool(PoolMethods):
             raise
 
     def _start(
-        self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Callable[[], Setup]
+        self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Callable[[], InitArgs]
     ) -> None:
-        crew = Crew(ctx, self.Process, processes, maxtasksperchild, setup)
+        crew = WorkerStarter(ctx, self.Process, processes, maxtasksperchild, setup)
         self._ctx = ctx
         self._processes = processes
         self._pool = crew.processes
         self._crew = crew
         self._cache: dict[int, Any] = {}
         self._taskqueue: SimpleQueue[Any] = SimpleQueue()
-        reclaimer = Reclaimer(self._locks.values(), crew.processes)
-        self._channel = channel = Channel(crew, processes, self._cache, reclaimer)
-        workers: list[Worker] = []
+        reclaimer = LockRecovery(self._locks.values(), crew.processes)
+        self._channel = channel = EventLoop(crew, processes, self._cache, reclaimer)
+        workers: list[WorkerHandle] = []
         try:
-            with interrupts_held(ctx):
+            with sigint_blocked(ctx):
                 workers, error = crew.fill()
-            if isinstance(error, EndedEarlyError):
+            if isinstance(error, ProcessStartError):
                 channel.start_failed(error)
             elif error is not None:
                 try:
@@ -201,7 +201,7 @@ class LockedPool(PoolMethods):
         self._crew.ask()
 
     @classmethod
-    def _terminate_pool(cls, of: ref[Any], taskqueue: SimpleQueue[Any], channel: Channel) -> None:
+    def _terminate_pool(cls, of: ref[Any], taskqueue: SimpleQueue[Any], channel: EventLoop) -> None:
         channel.terminate()
         taskqueue.put(None)
         pool = of()
@@ -218,7 +218,7 @@ def _reference(lock: BaseLock) -> Callable[[], BaseLock | None]:
 
 def _setup(
     locks: Mapping[str, BaseLock], others: Iterable[Callable[[], BaseLock | None]], *initializer: Any
-) -> Setup:
+) -> InitArgs:
     return locks, [lock for other in others if (lock := other()) is not None], *initializer
 
 
@@ -234,7 +234,7 @@ def _start_thread(target: Callable[..., None], *args: Any) -> Thread:
     return thread
 
 
-def _end_workers(workers: Iterable[Worker]) -> None:
+def _end_workers(workers: Iterable[WorkerHandle]) -> None:
     for worker in workers:
         worker.close()
         worker.process.terminate()

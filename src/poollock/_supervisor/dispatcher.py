@@ -21,7 +21,7 @@ from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO
 from .task import Task
 
 if TYPE_CHECKING:
-    from .worker_handle import Worker
+    from .worker_handle import WorkerHandle
 
 _AHEAD = 64  # tasks that a worker has at most, the one that it runs among them
 _OVERHEAD = 0.00001  # seconds that the least task takes a worker
@@ -44,8 +44,8 @@ class Dispatcher:
     """
 
     def __init__(self, size: int, wake: Callable[[], object]) -> None:
-        self.workers: list[Worker] = []  # those that may get tasks
-        self.blocked: deque[Worker] = deque()  # whose pipes did not take all of a task
+        self.workers: list[WorkerHandle] = []  # those that may get tasks
+        self.blocked: deque[WorkerHandle] = deque()  # whose pipes did not take all of a task
         self._wake = wake
         self._closed = False
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class Dispatcher:
         self._limit = _BACKLOG + 4 * size
         self._enough = self._limit - _BURST
         self._spread = size
-        self._idle: dict[Worker, None] = {}
+        self._idle: dict[WorkerHandle, None] = {}
         self._room = threading.Event()
         self._look_at = 0.0  # when to look next for tasks that wait behind a long one
 
@@ -77,7 +77,7 @@ class Dispatcher:
             self._room.clear()
         self._room.wait()
 
-    def answered(self, worker: Worker, answers: list[tuple[int, memoryview]]) -> list[Task]:
+    def answered(self, worker: WorkerHandle, answers: list[tuple[int, memoryview]]) -> list[Task]:
         """Return the tasks that *worker* has done, and give it others.
 
         Args:
@@ -106,7 +106,7 @@ class Dispatcher:
         with self._lock:
             return not self._backlog and not any(worker.running for worker in self.workers)
 
-    def _feed(self, worker: Worker) -> None:
+    def _feed(self, worker: WorkerHandle) -> None:
         room = worker.room(min(worker.ahead, 1 + len(self._backlog) // self._spread))
         tasks: list[Task] = []
         while len(tasks) < room and self._backlog:
@@ -126,7 +126,7 @@ class Dispatcher:
         elif room and not worker.running:
             self._idle[worker] = None
 
-    def _send(self, worker: Worker, tasks: list[Task]) -> None:
+    def _send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
         parts: list[bytes] = []
         for task in tasks:
             worker.number += 1
@@ -140,7 +140,7 @@ class Dispatcher:
             self.blocked.append(worker)
             self._wake()
 
-    def _push(self, worker: Worker) -> bool:
+    def _push(self, worker: WorkerHandle) -> bool:
         """Send what the pipe of *worker* takes; return whether nothing is left to be sent."""
         outgoing = worker.outgoing
         try:
@@ -156,7 +156,7 @@ class Dispatcher:
             return False
         return True
 
-    def go_on(self, worker: Worker) -> bool:
+    def go_on(self, worker: WorkerHandle) -> bool:
         """Send more of what did not fit into the pipe of *worker*; return whether that was all."""
         with self._lock:
             if self._push(worker):
@@ -187,7 +187,7 @@ class Dispatcher:
             worker, _ = self._idle.popitem()
             self._feed(worker)
 
-    def _take_back(self, worker: Worker) -> None:
+    def _take_back(self, worker: WorkerHandle) -> None:
         """Take back what *worker* has not begun, all of it: it knows one range of numbers to pass over."""
         slot = worker.slot
         if not slot.claims.acquire(timeout=_CLAIMS):
@@ -204,7 +204,7 @@ class Dispatcher:
         if not worker.running and worker.room(1) > 0:
             self._idle[worker] = None
 
-    def _return(self, worker: Worker, begun: int) -> None:
+    def _return(self, worker: WorkerHandle, begun: int) -> None:
         """Keep again, until their turn, the tasks of *worker* after the one numbered *begun*."""
         while worker.running and worker.running[-1].number > begun:
             task = worker.running.pop()
@@ -213,7 +213,7 @@ class Dispatcher:
         # Those of another worker, returned before, may be older.
         self._backlog = deque(sorted(self._backlog, key=attrgetter("turn")))
 
-    def remove(self, worker: Worker) -> list[Task]:
+    def remove(self, worker: WorkerHandle) -> list[Task]:
         """Forget *worker*, which has ended; return what it had begun, as far as it has not been answered."""
         with self._lock:
             self._idle.pop(worker, None)

@@ -11,53 +11,55 @@ from time import monotonic, sleep
 from typing import Any
 
 from poollock._backend.describe import describe, show_error
-from poollock._backend.process import LOOK_UP, exit_code, has_ended
+from poollock._backend.process import POLL_INTERVAL, exit_code, has_ended
 from poollock._errors import WorkerDiedError
 
 from .callbacks import report
 from .dispatcher import Dispatcher
 from .failures import MakeError, pool_ended
-from .lock_recovery import INTERVAL, Purge, Reclaimer, sacrifice
-from .results import Outcomes
-from .startup_failures import Starts
-from .task_handler import Intake
-from .wakeup import Inbox
-from .worker_handle import Worker
-from .worker_starter import Crew
+from .lock_recovery import INTERVAL, LockRecovery, Purge, sacrifice
+from .results import PendingResults
+from .startup_failures import StartupFailures
+from .task_handler import TaskHandler
+from .wakeup import Wakeup
+from .worker_handle import WorkerHandle
+from .worker_starter import WorkerStarter
 
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
 _NAP = 0.00005  # seconds; a shorter sleep is not worth it
 
-_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+_channels: weakref.WeakSet[EventLoop] = weakref.WeakSet()
 
 
-class Channel:
+class EventLoop:
     """Between the pool and its workers.
 
     Args:
-        crew: Starts the workers.
+        crew: StartupFailures the workers.
         size: How many workers there should be.
         cache: The results that are waited for, by number of the job.
         reclaimer: Frees the locks of dead workers.
     """
 
-    def __init__(self, crew: Crew, size: int, cache: dict[int, Any], reclaimer: Reclaimer) -> None:
+    def __init__(
+        self, crew: WorkerStarter, size: int, cache: dict[int, Any], reclaimer: LockRecovery
+    ) -> None:
         self._crew = crew
-        self._inbox = Inbox()
-        self._outcomes = Outcomes(cache, self._inbox.wake)
+        self._inbox = Wakeup()
+        self._outcomes = PendingResults(cache, self._inbox.wake)
         self.over = False  # the result handler will see no more results
         self._reclaimer = reclaimer
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox.sock, selectors.EVENT_READ, None)
         self._dispatcher = Dispatcher(size, self._inbox.wake)
-        self.intake = Intake(self._dispatcher, self._outcomes, self._inbox)
-        self._starts = Starts(crew, self._dispatcher.workers)
+        self.intake = TaskHandler(self._dispatcher, self._outcomes, self._inbox)
+        self._starts = StartupFailures(crew, self._dispatcher.workers)
         self._purge = Purge(reclaimer, crew, self._dispatcher.workers)
         self._leaving = False  # the workers were told that no task will come
         self._crew_ended = False
         self._terminating = False
-        self._unwatched: list[Worker] = []  # of whose end no descriptor tells
+        self._unwatched: list[WorkerHandle] = []  # of whose end no descriptor tells
         self._ending = False  # the pipe of one of those has ended
         self._look_at = 0.0  # when to look at those all the same: a stranger may keep the pipe open
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
@@ -65,7 +67,7 @@ class Channel:
 
     # From other threads.
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: WorkerHandle) -> None:
         """Have a worker that was started."""
         worker.watch()
         self._inbox.post(partial(self._add, worker))
@@ -109,7 +111,7 @@ class Channel:
         try:
             self._start(worker_handler)
             while not self._is_over():
-                self._once()
+                self.run_once()
         except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
             report()
             self._crew.stop()
@@ -138,7 +140,7 @@ class Channel:
             and not self._reclaimer.waits
         )
 
-    def _once(self) -> None:
+    def run_once(self) -> None:
         again = self._dispatcher.balance()
         slack = self._dispatcher.slack()
         if slack > _NAP:
@@ -168,7 +170,7 @@ class Channel:
             return INTERVAL
         if again:
             return _SOON
-        return LOOK_UP if self._unwatched else None
+        return POLL_INTERVAL if self._unwatched else None
 
     def _end(self, *, no_more: bool) -> None:
         """Do what is left to do once the pool is closed or terminated."""
@@ -195,7 +197,7 @@ class Channel:
                 for worker in self._dispatcher.workers:
                     worker.leave()
 
-    def _add(self, worker: Worker) -> None:
+    def _add(self, worker: WorkerHandle) -> None:
         self._dispatcher.workers.append(worker)
         self._selector.register(worker.sock, selectors.EVENT_READ, worker)
         if worker.death >= 0:
@@ -211,19 +213,19 @@ class Channel:
         elif self._leaving:
             worker.leave()
 
-    def _watch_writing(self, worker: Worker) -> None:
+    def _watch_writing(self, worker: WorkerHandle) -> None:
         has_not_ended = worker in self._dispatcher.workers and worker.sock in self._selector.get_map()
         if has_not_ended and worker.outgoing:
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
-    def _write(self, worker: Worker) -> None:
+    def _write(self, worker: WorkerHandle) -> None:
         """Send more of what did not fit into the pipe of *worker*."""
         if self._dispatcher.go_on(worker):
             self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
             if self._leaving:
                 worker.leave()
 
-    def _read(self, worker: Worker) -> bool:
+    def _read(self, worker: WorkerHandle) -> bool:
         """Take in what has arrived from *worker*; return whether there may be more."""
         frames: list[tuple[int, memoryview]] = []
         try:
@@ -255,12 +257,12 @@ class Channel:
         now = monotonic()
         if not self._unwatched or (now < self._look_at and not self._ending):
             return
-        self._look_at = now + LOOK_UP
+        self._look_at = now + POLL_INTERVAL
         for worker in [worker for worker in self._unwatched if has_ended(worker.process)]:
             self._bury(worker)
         self._ending = any(worker.sock not in self._selector.get_map() for worker in self._unwatched)
 
-    def _bury(self, worker: Worker) -> None:
+    def _bury(self, worker: WorkerHandle) -> None:
         """Learn that *worker* has ended: its results are in, its tasks go to others."""
         while worker.sock in self._selector.get_map() and self._read(worker):
             pass

@@ -11,8 +11,8 @@ from poollock._errors import PoolLockError
 from poollock._locks.base import BaseLock, title
 from poollock._locks.registry import known_locks
 
-from .worker_handle import Worker
-from .worker_starter import Crew
+from .worker_handle import WorkerHandle
+from .worker_starter import WorkerStarter
 
 INTERVAL = 0.02  # seconds between looks
 _PROOF = 1.0  # seconds
@@ -20,7 +20,7 @@ _PROOF_FOR_OTHERS = 10.0  # seconds; one that is not the pool's is not ended fir
 _LOOKS = 20  # in that time at least: by chance, one or two may find a busy lock unsigned
 
 
-class Reclaimer:
+class LockRecovery:
     """Frees the locks of dead workers.
 
     A worker signs for a lock right after it took it, and signs off right before it gives it
@@ -46,9 +46,9 @@ class Reclaimer:
         for lock in {*self._locks, *known_locks()}:
             # A manager that has ended has no lock to free; somebody else may be freeing this one.
             with suppress(PoolLockError, OSError, ValueError):
-                if lock._reclaim(pid):
+                if lock._recover(pid):
                     held.append(title(lock))
-                if lock._is_unsigned():
+                if lock._is_unrecorded():
                     self._unsigned.setdefault(lock, (0.0, 0))
         return tuple(sorted(held))
 
@@ -60,7 +60,7 @@ class Reclaimer:
     def lost(self, now: float) -> list[BaseLock]:
         """Look again; return the locks that were taken and unsigned at every look, for long enough."""
         for lock, (since, looks) in list(self._unsigned.items()):
-            if lock._is_unsigned():
+            if lock._is_unrecorded():
                 self._unsigned[lock] = (since or now, looks + 1)
             else:
                 del self._unsigned[lock]
@@ -79,9 +79,9 @@ class Reclaimer:
     def repair(self, lock: BaseLock) -> None:
         """Free *lock*, which no worker has."""
         with suppress(ValueError):  # somebody else has freed it
-            lock._repair()
+            lock._force_release()
         del self._unsigned[lock]
-        if lock._is_unsigned():  # only a part of it was repaired
+        if lock._is_unrecorded():  # only a part of it was repaired
             self._unsigned[lock] = (0.0, 0)
 
 
@@ -90,11 +90,11 @@ class Purge:
 
     Args:
         reclaimer: Knows the lost locks.
-        crew: Starts the workers.
+        crew: StartupFailures the workers.
         workers: Those that there are.
     """
 
-    def __init__(self, reclaimer: Reclaimer, crew: Crew, workers: Iterable[Worker]) -> None:
+    def __init__(self, reclaimer: LockRecovery, crew: WorkerStarter, workers: Iterable[WorkerHandle]) -> None:
         self._reclaimer = reclaimer
         self._crew = crew
         self._workers = workers
@@ -121,7 +121,7 @@ class Purge:
                 sacrifice(worker)
 
 
-def sacrifice(worker: Worker) -> None:
+def sacrifice(worker: WorkerHandle) -> None:
     """Kill a worker that might have the lost lock."""
     worker.doomed = "one that died may have had a lock, and nobody else could be told from it"
     worker.process.kill()

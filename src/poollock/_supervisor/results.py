@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import MaybeEncodingError
-from poollock._worker.pickling_errors import name_of
+from poollock._worker.pickling_errors import function_name
 
 from .callbacks import Callbacks, report
 from .failures import MakeError
@@ -24,7 +24,7 @@ from .task import Task
 Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
 
 
-class Outcomes:
+class PendingResults:
     """The results that are waited for; the result handler alone sets them.
 
     Args:
@@ -59,7 +59,7 @@ class Outcomes:
 
     def name(self, task: Task) -> str:
         """Return how a message names a task: ``send_request, item 7``."""
-        func, result = name_of(task.func), self._cache.get(task.job)
+        func, result = function_name(task.func), self._cache.get(task.job)
         first = self.first_item(task)
         if first is not None:
             last = first + task.items - 1

@@ -7,30 +7,30 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from poollock._backend.describe import describe_exit, show_error
-from poollock._backend.process import EndedEarlyError
+from poollock._backend.process import ProcessStartError
 
 from .failures import MakeError, initializer_failed, starts_failed
-from .worker_handle import Worker
-from .worker_starter import Crew
+from .worker_handle import WorkerHandle
+from .worker_starter import WorkerStarter
 
 _MOST = 3
 _MOST_KILLED = 12  # perhaps nothing is wrong with them
 
 
-class Starts:
+class StartupFailures:
     """Has a worker replaced that was never ready, unless there were too many of them.
 
     Args:
-        crew: Starts the workers.
+        crew: StartupFailures the workers.
         workers: Those that there are.
     """
 
-    def __init__(self, crew: Crew, workers: Iterable[Worker]) -> None:
+    def __init__(self, crew: WorkerStarter, workers: Iterable[WorkerHandle]) -> None:
         self._crew = crew
         self._workers = workers
         self._cause: tuple[str, str] | None = None  # what the initializer raised
 
-    def greeted(self, worker: Worker, payload: memoryview) -> None:
+    def greeted(self, worker: WorkerHandle, payload: memoryview) -> None:
         """Hear from a worker for the first time: it is ready, or what its initializer raised."""
         if payload:
             self._cause = pickle.loads(payload)
@@ -56,7 +56,7 @@ class Starts:
 
         This itself runs in any thread, and the user's code in it: that of the error.
         """
-        if isinstance(error, EndedEarlyError):
+        if isinstance(error, ProcessStartError):
             return partial(self.ended, error.code)
         return partial(self._count, f"could not be started: {show_error(error)}", _MOST)
 

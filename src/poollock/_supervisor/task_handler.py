@@ -10,18 +10,18 @@ from typing import Any
 
 from poollock._backend.describe import show_error
 from poollock._backend.mp_pool import helper_reraises_exception
-from poollock._worker.pickling_errors import explained
+from poollock._worker.pickling_errors import explain_pickling_error
 from poollock._worker.task_pickling import dump_task
 
 from .callbacks import report
 from .dispatcher import Dispatcher
 from .failures import MakeError, task_handler_failed
-from .results import Outcomes
+from .results import PendingResults
 from .task import Task
-from .wakeup import Inbox
+from .wakeup import Wakeup
 
 
-class Intake:
+class TaskHandler:
     """What lies between the methods of a pool and the dispatcher.
 
     Args:
@@ -34,7 +34,7 @@ class Intake:
         ended: Whether no more tasks will come.
     """
 
-    def __init__(self, dispatcher: Dispatcher, outcomes: Outcomes, inbox: Inbox) -> None:
+    def __init__(self, dispatcher: Dispatcher, outcomes: PendingResults, inbox: Wakeup) -> None:
         self.broken: MakeError | None = None
         self.ended = False
         self._dispatcher = dispatcher
@@ -83,7 +83,7 @@ class Intake:
         if isinstance(error, Exception):
             with suppress(BaseException):  # whatever the user's objects do when they are looked at
                 name, first = self._outcomes.name(task), self._outcomes.first_item(task)
-                return explained(error, *what, name=name, first=first)
+                return explain_pickling_error(error, *what, name=name, first=first)
         return error
 
     def _fail(self, job: int, index: int, error: BaseException) -> None:

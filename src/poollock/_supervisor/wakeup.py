@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 
-class Inbox:
+class Wakeup:
     """Calls for one thread to make, from any other.
 
     Attributes:

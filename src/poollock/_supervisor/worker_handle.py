@@ -11,19 +11,19 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from poollock._backend.process import EndedEarlyError
+from poollock._backend.process import ProcessStartError
 from poollock._locks.shared_words import shared_words
 from poollock._worker.framing import FrameReader, header
-from poollock._worker.main import WORDS, Luggage, WorkerEnd
+from poollock._worker.main import WORDS, StartupData, WorkerEnd
 
 from .task import Task
 
 _SENDING = ("spawn", "forkserver")  # start methods by which the parent sends what it starts with
 
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_workers: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
 
 
-class Slot:
+class WorkerState:
     """What a worker shares with the pool beside its pipe; the worker that replaces it has it next."""
 
     def __init__(self, ctx: BaseContext) -> None:
@@ -38,10 +38,10 @@ class Slot:
             self.words.view[word] = 0
 
 
-class Worker:
+class WorkerHandle:
     """What the pool knows of one worker."""
 
-    def __init__(self, slot: Slot, maxtasks: int | None) -> None:
+    def __init__(self, slot: WorkerState, maxtasks: int | None) -> None:
         self.slot = slot
         self.maxtasks = maxtasks or sys.maxsize
         self.death = -1  # a descriptor that is readable once the worker has ended
@@ -51,7 +51,7 @@ class Worker:
         self.end = WorkerEnd(worker_sock)
         self.reader = FrameReader(self.sock)
         self.process: Any = None
-        self.luggage = Luggage()
+        self.startup_data = StartupData()
         self.ready = False
         self.doomed = ""  # why the pool itself ends it
         self.running: deque[Task] = deque()  # what it has, in order; it runs the first
@@ -65,7 +65,7 @@ class Worker:
         """Start the worker; its own end of the pipe is then open in it alone.
 
         Raises:
-            EndedEarlyError: It has ended meanwhile.
+            ProcessStartError: It has ended meanwhile.
         """
         if sys.platform != "win32" and getattr(self.process, "_start_method", None) in _SENDING:
             from poollock._backend.popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
@@ -74,14 +74,14 @@ class Worker:
         try:
             self.process.start()
         except (ConnectionError, EOFError) as error:
-            if not self.luggage.payload:  # it comes from the pickling of that
+            if not self.startup_data.payload:  # it comes from the pickling of that
                 raise
-            raise EndedEarlyError(None) from error
+            raise ProcessStartError(None) from error
         self.end.sock.close()
-        payload = self.luggage.payload
+        payload = self.startup_data.payload
         if payload:
             self.outgoing.extend(map(memoryview, (header(payload, 0), payload)))
-        self.luggage = Luggage()
+        self.startup_data = StartupData()
 
     def watch(self) -> None:
         """Get what tells of the worker's death.

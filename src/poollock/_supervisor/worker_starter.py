@@ -7,17 +7,17 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from poollock._backend.sigint import hold_interrupts
-from poollock._worker.main import Luggage, Setup, run_worker
+from poollock._backend.sigint import block_sigint
+from poollock._worker.main import InitArgs, StartupData, run_worker
 
-from .worker_handle import Slot, Worker
+from .worker_handle import WorkerHandle, WorkerState
 
 _PAUSE = 0.1  # seconds before another start, for each that failed before
 _LONGEST_PAUSE = 1.0  # seconds
 
 
-class Crew:
-    """Starts the workers, and those that replace them.
+class WorkerStarter:
+    """StartupFailures the workers, and those that replace them.
 
     Args:
         ctx: The context that starts them.
@@ -33,7 +33,7 @@ class Crew:
         make_process: Callable[..., Any],
         size: int,
         maxtasks: int | None,
-        setup: Callable[[], Setup],
+        setup: Callable[[], InitArgs],
     ) -> None:
         self.processes: list[Any] = []
         self.failures = 0  # workers in a row that ended before they were ready
@@ -41,15 +41,15 @@ class Crew:
         self._make_process = make_process
         self._maxtasks = maxtasks
         self._setup = setup
-        self._slots = [Slot(ctx) for _ in range(size)]
+        self._slots = [WorkerState(ctx) for _ in range(size)]
         self._paused = False
         self._starting = threading.Lock()
         self._wanted = threading.Event()
         self._stopping = threading.Event()
 
-    def fill(self) -> tuple[list[Worker], BaseException | None]:
+    def fill(self) -> tuple[list[WorkerHandle], BaseException | None]:
         """Start the workers that are missing; return them, and why there are not more."""
-        started: list[Worker] = []
+        started: list[WorkerHandle] = []
         with self._starting:
             # All before the first start: what is written to after a fork is copied first.
             made, error = self._make_all()
@@ -69,8 +69,8 @@ class Crew:
                     self._slots.append(worker.slot)
         return started, error
 
-    def _make_all(self) -> tuple[list[Worker], BaseException | None]:
-        made: list[Worker] = []
+    def _make_all(self) -> tuple[list[WorkerHandle], BaseException | None]:
+        made: list[WorkerHandle] = []
         try:
             while self._slots and not (self._paused or self.stopped):
                 made.append(self._make(self._slots.pop()))
@@ -78,12 +78,12 @@ class Crew:
             return made, error
         return made, None
 
-    def _make(self, slot: Slot) -> Worker:
+    def _make(self, slot: WorkerState) -> WorkerHandle:
         try:
-            worker = Worker(slot, self._maxtasks)
-            worker.luggage = Luggage((slot.words, slot.claims, self._setup()))
+            worker = WorkerHandle(slot, self._maxtasks)
+            worker.startup_data = StartupData((slot.words, slot.claims, self._setup()))
             worker.process = self._make_process(
-                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, worker.luggage)
+                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, worker.startup_data)
             )
         except BaseException:
             self._slots.append(slot)
@@ -92,7 +92,7 @@ class Crew:
         worker.process.daemon = True
         return worker
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: WorkerHandle) -> None:
         """Forget a worker that has ended."""
         worker.slot.clear()
         self._slots.append(worker.slot)
@@ -128,14 +128,14 @@ class Crew:
         self._stopping.set()
         self._wanted.set()
 
-    def keep(self, add: Callable[[Worker], None], failed: Callable[[BaseException], None]) -> None:
+    def keep(self, add: Callable[[WorkerHandle], None], failed: Callable[[BaseException], None]) -> None:
         """Be the thread that starts replacements, until ``stop``.
 
         Args:
             add: Called with each worker that was started.
             failed: Called when one could not be.
         """
-        hold_interrupts()  # its workers inherit that
+        block_sigint()  # its workers inherit that
         while not self.stopped:
             self._wanted.wait()
             self._wanted.clear()

@@ -13,8 +13,8 @@ from time import perf_counter_ns
 from typing import Any, TypeAlias
 
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError
-from poollock._backend.process import LOOK_UP, parent_is_gone
-from poollock._backend.sigint import leave_interrupts_to_parent, let_interrupts_through
+from poollock._backend.process import POLL_INTERVAL, parent_is_gone
+from poollock._backend.sigint import ignore_sigint, unblock_sigint
 from poollock._locks.base import BaseLock, title
 from poollock._locks.registry import install_locks
 from poollock._locks.shared_words import SharedWords
@@ -30,7 +30,7 @@ VOID_TO = 2
 WORDS = 3
 
 # What a worker puts in place first: locks by their names, other locks, the initializer and its arguments.
-Setup: TypeAlias = (
+InitArgs: TypeAlias = (
     "tuple[Mapping[str, BaseLock], Iterable[BaseLock], Callable[..., object] | None, tuple[Any, ...]]"
 )
 
@@ -41,7 +41,7 @@ _made: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()  # by the pools of this pr
 _open: weakref.WeakSet[WorkerEnd] = weakref.WeakSet()  # this process's own
 
 
-class Luggage:
+class StartupData:
     """What a worker gets beside its pipe: through it, or at once if it is forked.
 
     It may be large, and multiprocessing would wait for ever for a process that has ended before
@@ -52,7 +52,7 @@ class Luggage:
             that may write the words), and the setup.
     """
 
-    def __init__(self, contents: tuple[SharedWords, Any, Setup] | None = None) -> None:
+    def __init__(self, contents: tuple[SharedWords, Any, InitArgs] | None = None) -> None:
         self.contents = contents
         self.payload = b""  # what is to be sent
 
@@ -73,7 +73,7 @@ class WorkerEnd:
         _made.add(self)
 
     def __setstate__(self, state: Any) -> None:
-        leave_interrupts_to_parent()  # the worker is still unpickling what it is: the earliest moment
+        ignore_sigint()  # the worker is still unpickling what it is: the earliest moment
         self.__dict__.update(state)
 
     def open(self) -> None:
@@ -117,7 +117,7 @@ class WorkerEnd:
 
 def _claim(number: int, words: memoryview[int], claims: Any) -> bool:
     """Sign for a task; return False if the pool has taken it back."""
-    while not claims.acquire(timeout=LOOK_UP):
+    while not claims.acquire(timeout=POLL_INTERVAL):
         if parent_is_gone():
             raise BrokenPipeError
     try:
@@ -129,13 +129,13 @@ def _claim(number: int, words: memoryview[int], claims: Any) -> bool:
         claims.release()
 
 
-def run_worker(end: WorkerEnd, maxtasks: int, luggage: Luggage) -> None:
+def run_worker(end: WorkerEnd, maxtasks: int, startup_data: StartupData) -> None:
     """Run the tasks that come through *end*, at most *maxtasks* of them."""
-    leave_interrupts_to_parent()
-    let_interrupts_through()
+    ignore_sigint()
+    unblock_sigint()
     end.open()
     try:
-        contents = luggage.contents
+        contents = startup_data.contents
         message = b"" if contents else end.receive()
         try:
             words, claims, setup = contents or pickle.loads(message)
@@ -143,7 +143,7 @@ def run_worker(end: WorkerEnd, maxtasks: int, luggage: Luggage) -> None:
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
             end.send(dump((_show(error), traceback.format_exc())))
             return
-        del luggage, contents, message, setup
+        del startup_data, contents, message, setup
         end.send(_READY)
         for done, payload in enumerate(end.tasks(words.view, claims), 1):
             begun = perf_counter_ns()
@@ -156,7 +156,7 @@ def run_worker(end: WorkerEnd, maxtasks: int, luggage: Luggage) -> None:
         return
 
 
-def _prepare(setup: Setup) -> list[BaseLock]:
+def _prepare(setup: InitArgs) -> list[BaseLock]:
     """Put all in place; return the locks that no task is to keep."""
     locks, others, initializer, initargs = setup
     install_locks(locks, others)
@@ -177,7 +177,7 @@ def _run(payload: memoryview, locks: Iterable[BaseLock]) -> bytes:
         success, value = True, run_task(payload)
     except BaseException as error:  # noqa: BLE001 - sys.exit() and the like fail the task, not the worker
         success, value = False, ExceptionWithTraceback(error, error.__traceback__)
-    left = [title(lock) for lock in locks if lock._give_back()]
+    left = [title(lock) for lock in locks if lock._release_if_held()]
     try:
         outcome = dump((success, value, left))
         if not success:  # the exception may need other arguments than those that it is sent with

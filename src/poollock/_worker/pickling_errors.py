@@ -24,7 +24,7 @@ _Part: TypeAlias = tuple[str, Any]
 _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
 
 
-def explained(
+def explain_pickling_error(
     error: Exception,
     func: Any,
     args: tuple[Any, ...],
@@ -52,14 +52,14 @@ def explained(
     else:
         parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
         parts += [(f"argument {keyword!r}", arg) for keyword, arg in kwds.items()]
-    culprits = (_culprit(where, part, set()) for where, part in [("the function", func), *parts])
+    culprits = (_find_unpicklable(where, part, set()) for where, part in [("the function", func), *parts])
     culprit = next(filter(None, culprits), None)
     if culprit is None:
         return error
     path, blamed = culprit
     message = (
         f"{error}\nThe task {name} cannot be sent from {describe()} to a worker:\n"
-        f"    {path}: {_kind_of(blamed)}\n{_way_out(blamed)}."
+        f"    {path}: {_kind_of(blamed)}\n{_hint(blamed)}."
     )
     better = rebuilt_error(error, message, pickle.PicklingError)
     better.__cause__ = error
@@ -73,13 +73,13 @@ def rebuilt_error(error: Exception, message: str, otherwise: type[Exception]) ->
     return otherwise(f"{type(error).__name__}: {message}")
 
 
-def _culprit(path: str, part: Any, seen: set[int]) -> _Part | None:
+def _find_unpicklable(path: str, part: Any, seen: set[int]) -> _Part | None:
     """Return the innermost part of *part* that does not pickle, and the path to it."""
     if id(part) in seen or _pickles(part):
         return None
     seen.add(id(part))
     for inner_path, inner in _parts_of(path, part):
-        culprit = _culprit(inner_path, inner, seen)
+        culprit = _find_unpicklable(inner_path, inner, seen)
         if culprit:
             return culprit
     return path, part
@@ -95,13 +95,13 @@ def _pickles(part: Any) -> bool:
 
 def _parts_of(path: str, whole: Any) -> Iterator[_Part]:
     if isinstance(whole, MethodType):
-        yield f"the object of {name_of(whole)}", whole.__self__
+        yield f"the object of {function_name(whole)}", whole.__self__
     elif isinstance(whole, partial):
         yield path, whole.func
         for index, arg in enumerate(whole.args):
-            yield f"argument {index} of {name_of(whole)}", arg
+            yield f"argument {index} of {function_name(whole)}", arg
         for name, arg in whole.keywords.items():
-            yield f"argument {name!r} of {name_of(whole)}", arg
+            yield f"argument {name!r} of {function_name(whole)}", arg
     elif isinstance(whole, (list, tuple, set, frozenset)):
         for index, item in enumerate(whole):
             yield f"{path}[{index}]", item
@@ -129,7 +129,7 @@ def _state_of(path: str, whole: object) -> Iterator[_Part]:
         yield f"part {index} of {path}", arg
 
 
-def name_of(func: Any) -> str:
+def function_name(func: Any) -> str:
     """Return how a message names a task function."""
     while isinstance(func, partial):
         func = func.func
@@ -149,7 +149,7 @@ def _kind_of(part: Any) -> str:
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
-def _way_out(part: Any) -> str:
+def _hint(part: Any) -> str:
     if isinstance(part, SemLock):
         return (
             "A multiprocessing lock reaches a worker only while that is started. Use the pool's lock: name "

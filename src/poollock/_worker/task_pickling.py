@@ -12,7 +12,7 @@ from poollock._backend.describe import describe
 from poollock._backend.mp_pool import mapstar
 
 from .framing import dump
-from .pickling_errors import is_chunk, name_of, rebuilt_error
+from .pickling_errors import function_name, is_chunk, rebuilt_error
 
 # How a task calls its function: once, for each item of a chunk, or with each item's parts.
 _CALL, _MAP, _STARMAP = range(3)
@@ -70,7 +70,7 @@ def _check_method(func: Any) -> None:
         func = func.func
     if isinstance(func, MethodType) and getattr(func.__self__, func.__name__, None) != func:
         raise pickle.PicklingError(
-            f"{name_of(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
+            f"{function_name(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
             f"and its name, and the object has not this one under {func.__name__!r}. Rename a method "
             "that begins with two underscores, and give a decorated one its name by functools.wraps"
         )
