@@ -33,5 +33,5 @@ def tests(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the documentation's programs, with the packages that they need, and build it."""
     session.install("-e", ".[docs,test,bench,examples]")
-    session.run("python", "-m", "pytest", "tests/test_docs.py")
+    session.run("python", "-m", "pytest", "tests/docs/test_docs.py")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)

@@ -1,8 +1,8 @@
 """Draw what a lock and a log record cost, as docs/_static/costs-light.svg and costs-dark.svg.
 
     pip install -e '.[bench]'
-    python tests/benchmarks/locks.py 1 --json locks.json
-    python tests/benchmarks/logwriter.py --processes 4 --json log.json
+    python benchmarks/locks.py 1 --json locks.json
+    python benchmarks/log.py --processes 4 --json log.json
     python docs/draw.py locks.json log.json
 
 On a machine with nothing else to do.  Each picture shows the medians for the smallest number of

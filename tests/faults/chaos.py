@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import fault_tasks as tasks  # noqa: E402 - found by the path above
 
 import poollock  # noqa: E402 - found by the path above
-from conftest import children, wait_until  # noqa: E402 - found by the path above
+from helpers import children, wait_until  # noqa: E402 - found by the path above
 from poollock._supervisor import lock_recovery  # noqa: E402 - found by the path above
 
 KINDS: dict[str, Any] = {

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from conftest import running, wait_until
+from helpers import running, wait_until
 from poollock import BaseLock, current_lock
 from poollock._backend import mp_pool
 from poollock._worker import main

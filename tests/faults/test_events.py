@@ -26,7 +26,7 @@ from typing import Any, NoReturn, cast
 import fault_tasks as tasks
 import pytest
 
-from conftest import METHODS, open_files, running, wait_until
+from helpers import METHODS, open_files, running, wait_until
 from poollock import (
     BrokenPoolError,
     InitializerError,

@@ -13,7 +13,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from conftest import running, wait_until
+from helpers import running, wait_until
 from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError
 from poollock._backend import mp_pool
 

@@ -26,21 +26,26 @@ def _do_nothing(signum: int, frame: FrameType | None) -> None:
     pass
 
 
-@contextmanager
-def DelayedKeyboardInterrupt() -> Generator[None, None, None]:
-    """Put off what Ctrl-C does in the running thread until the end of the block."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda signum, _: came.append(signum))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+class DelayedKeyboardInterrupt:
+    """A ``with`` block at whose end Ctrl-C does what it would have done inside, in the main thread."""
+
+    _previous: Any = None  # the handler of SIGINT, if this thread runs it
+    _arrived = False
+
+    def __enter__(self) -> None:
+        previous = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(previous):
+            self._previous = previous
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._arrived = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            if self._arrived:
+                signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _check_method(func: Any) -> None:
         func = func.func
     if isinstance(func, MethodType) and getattr(func.__self__, func.__name__, None) != func:
         raise pickle.PicklingError(
-            f"{function_name(func)} cannot be sent from {describe()} to a worker: a method is sent as its object "
-            f"and its name, and the object has not this one under {func.__name__!r}. Rename a method "
+            f"{function_name(func)} cannot be sent from {describe()} to a worker: a method is sent as its "
+            f"object and its name, and the object has not this one under {func.__name__!r}. Rename a method "
             "that begins with two underscores, and give a decorated one its name by functools.wraps"
         )

@@ -19,7 +19,7 @@ import pytest
 
 import poollock
 import tasks
-from conftest import FACTORIES, children, open_files, wait_until
+from helpers import FACTORIES, children, open_files, wait_until
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
 from poollock._supervisor import task_handler, worker_handle

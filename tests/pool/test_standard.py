@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 import poollock
-from conftest import METHODS
+from helpers import METHODS
 
 standard: Any = pytest.importorskip("test._test_multiprocessing", reason="this Python has no test package")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from conftest import open_files
+from helpers import open_files
 from poollock import Lock, LockedLogHandler, LockedPool
 
 

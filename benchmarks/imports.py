@@ -1,6 +1,6 @@
 """What an import costs, beside ``multiprocessing.pool``, by turns in one run.
 
-    python tests/benchmarks/imports.py [--rounds 41]
+    python benchmarks/imports.py [--rounds 41]
 
 Each import is timed in a process of its own, which finds everything compiled.
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PACKAGE
+from helpers import PACKAGE
 from poollock import BaseLock, Lock, RLock, Semaphore
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

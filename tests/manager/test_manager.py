@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 import pytest
 
 import tasks
-from conftest import METHODS, children, open_files, running, signalled_inside, wait_until
+from helpers import METHODS, TESTS, children, open_files, running, signalled_inside, wait_until
 from poollock import BaseLock, ManagerDiedError, RLock, Semaphore, manager_locked_pool
-from poollock._manager import connection
+from poollock._manager import connection as client_module
 from poollock._manager.proxies import make_lock
 from poollock._manager.server import LockManager, _ServedLock
 
@@ -325,13 +325,13 @@ def test_connection_is_known_before_the_first_answer(
     known: list[bool] = []
 
     def answer(connection: Any, key: bytes) -> None:
-        known.append(any(client._connection is connection for client in connection._clients))
+        known.append(any(client._connection is connection for client in client_module._clients))
         answer_challenge(connection, key)
 
     answer_challenge = multiprocessing.connection.answer_challenge
-    monkeypatch.setattr(connection, "answer_challenge", answer)
+    monkeypatch.setattr(client_module, "answer_challenge", answer)
     address, key, _ = make_lock(manager)._get_state()
-    connection.ManagerClient(address, key).close()
+    client_module.ManagerClient(address, key).close()
     assert known == [True]
 
 
@@ -352,7 +352,7 @@ def test_client_is_not_closed_in_the_middle_of_another_threads_call(
     lock.acquire()
     proxy: Any = lock
     ((_, client),) = proxy._granted
-    connection._idle[manager.address][:] = [client]
+    client_module._idle[manager.address][:] = [client]
     monkeypatch.setattr(Connection, "recv", receive)
     other.start()
     asked.wait()
@@ -371,24 +371,24 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
 ) -> None:
     """A signal handler raises when the client is anybody's again."""
     proxy: Any = make_lock(manager)
-    connection._idle.get(manager.address, []).clear()
+    client_module._idle.get(manager.address, []).clear()
     address, key, ident = proxy._get_state()
-    holder = connection.ManagerClient(address, key)
+    holder = client_module.ManagerClient(address, key)
     holder.call(ident, "acquire", (0, "grant", True, None))
-    connection._idle[address].clear()  # as if it were another process's
+    client_module._idle[address].clear()  # as if it were another process's
     got: list[Any] = []
 
-    def rest(client: connection.ManagerClient) -> None:
+    def rest(client: client_module.ManagerClient) -> None:
         standard(client)
         if threading.current_thread() is not other and other.ident is None:
             other.start()
             wait_until(lambda: client._caller == other.ident)
             raise KeyError
 
-    standard = connection.ManagerClient.rest
+    standard = client_module.ManagerClient.rest
     other = threading.Thread(target=lambda: got.append((proxy.acquire(), proxy.holders, proxy.abandoned)))
     with monkeypatch.context() as patch:
-        patch.setattr(connection.ManagerClient, "rest", rest)
+        patch.setattr(client_module.ManagerClient, "rest", rest)
         with pytest.raises(KeyError):
             proxy.acquire(block=False)
     holder.call(ident, "release", ("grant",))
@@ -399,7 +399,7 @@ def test_interrupted_try_takes_nothing_from_the_thread_that_uses_its_connection_
 
 
 @pytest.mark.parametrize(
-    ("kind", "instant"), [(connection.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
+    ("kind", "instant"), [(client_module.ManagerClient, "call"), (Connection, "send"), (Connection, "recv")]
 )
 def test_interrupted_call_leaves_no_connection(
     manager: LockManager, monkeypatch: pytest.MonkeyPatch, kind: type, instant: str
@@ -503,7 +503,7 @@ def kill_manager(pool: Any) -> None:
 PARENT = """
 import os, sys, time
 import tasks
-from conftest import FACTORIES, children
+from helpers import FACTORIES, children
 if __name__ == "__main__":
     make = {made.__name__: made for made in FACTORIES}[sys.argv[1]]
     pool = make(2, maxtasksperchild=2, context=sys.argv[2])
@@ -534,7 +534,7 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)},
+            env={**os.environ, "PYTHONPATH": str(TESTS), "TMPDIR": str(tmp_path)},
         ) as parent,
     ):
         assert parent.stdout is not None

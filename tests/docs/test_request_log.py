@@ -17,9 +17,9 @@ from typing import ClassVar
 
 import pytest
 
-from conftest import wait_until
+from helpers import wait_until
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "docs" / "examples" / "request_log.py"
 COST = re.compile(r"request (.+) cost: \d+\.\d{6}")
 FAILED = re.compile(r"request (.+) failed after \d+\.\d{6}: (\w+): .+")

@@ -1,6 +1,6 @@
 """What a pool costs, beside ``multiprocessing.pool.Pool``, by turns in one run.
 
-    python tests/benchmarks/pool.py [--rounds 7] [--workers 2 4 16] [name of the work ...]
+    python benchmarks/pool.py [--rounds 7] [--workers 2 4 16] [name of the work ...]
 
 Prints the ratio of the times, locked_pool to the standard pool: minimum, median, maximum.
 """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import children, open_files, wait_until
+from helpers import children, open_files, wait_until
 from poollock import BaseLock, LockedPool, locked_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signal masks and groups are POSIX")

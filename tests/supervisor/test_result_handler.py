@@ -13,7 +13,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from conftest import wait_until
+from helpers import wait_until
 from poollock import BrokenPoolError, LockedPool, locked_pool
 from poollock._supervisor.results import PendingResults
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tasks
+from helpers import TESTS
 from poollock import Lock, LockedLogWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
@@ -33,7 +34,7 @@ PROGRAM = """if True:
 def test_many_processes(method: str, name: str, to: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": ""}
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": ""}
     command = [sys.executable, str(program), method, name]
     text = {"pipe": through_pipe, "file": through_file, "terminal": through_terminal}[to](
         command, environment, name, tmp_path

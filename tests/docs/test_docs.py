@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import poollock
-from conftest import METHODS
+from helpers import METHODS
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 LOOKALIKES = {"code", "code-block", "doctest", "py", "python3", "sourcecode"}  # would not be run
 RULES = {"only", "needs", "not run", "may write errors"}

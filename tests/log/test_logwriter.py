@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import open_files, wait_until
+from helpers import TESTS, open_files, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
 from poollock._log import sink
 from poollock._log.log_file import LogFile
@@ -61,7 +61,7 @@ def test_processes_that_each_open_the_file(path: Path) -> None:
         import sys, tasks, poollock
         tasks.write_records(poollock.LockedLogWriter(sys.argv[1]), int(sys.argv[2]), 300)
     """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment)
         for number in range(4)

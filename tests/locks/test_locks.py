@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import tasks
-from conftest import signalled_inside
+from helpers import signalled_inside
 from poollock import (
     BaseLock,
     Lock,

@@ -18,7 +18,7 @@ import pytest
 
 import poollock._log.log_file
 import tasks
-from conftest import open_files, wait_until
+from helpers import open_files, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no rotation, no signals")

@@ -1,7 +1,7 @@
 """What each pool does when something happens to one of its workers, as a Markdown table.
 
-    pip install -e '.[bench]' && python tests/benchmarks/faults.py [--method spawn] [--times N]
-    python tests/benchmarks/faults.py --only pebble joblib -- idle initializer  # parts of their names
+    pip install -e '.[bench]' && python benchmarks/faults.py [--method spawn] [--times N]
+    python benchmarks/faults.py --only pebble joblib -- idle initializer  # parts of their names
 
 Every cell is a program of its own, in a process group of its own, which does it to a pool of two
 workers and reports what its caller sees; several of them run at once, for some events are a race.

@@ -1,6 +1,6 @@
 """What a lock costs in a worker, beside what a user would take instead.
 
-    python tests/benchmarks/locks.py [--json FILE] [number of processes ...]
+    python benchmarks/locks.py [--json FILE] [number of processes ...]
 
 All of them take turns in each round, so that a busy machine slows all alike.  A figure is the
 median over the rounds of the nanoseconds for one `with lock: pass`; in brackets least and most.
@@ -18,7 +18,6 @@ from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
 
 from figures import save
-
 from poollock import Lock, manager_locked_pool
 
 ROUNDS = 15

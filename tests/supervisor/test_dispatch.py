@@ -17,7 +17,7 @@ from pathlib import Path
 import fault_tasks as tasks
 import pytest
 
-from conftest import wait_until
+from helpers import wait_until
 from poollock import LockedPool, locked_pool
 from poollock._supervisor.dispatcher import Dispatcher
 from poollock._supervisor.task import Task

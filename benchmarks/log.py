@@ -1,8 +1,8 @@
 """What a record costs in a log of many processes, beside what a user would take instead.
 
-    pip install -e '.[bench]' && python tests/benchmarks/logwriter.py [--rounds N] [--processes 1 4 16]
-    python tests/benchmarks/logwriter.py --rounds 25 -- Locked "os.write"  # those with that in their names
-    python tests/benchmarks/logwriter.py --json FILE  # writes the figures to a file, too
+    pip install -e '.[bench]' && python benchmarks/log.py [--rounds N] [--processes 1 4 16]
+    python benchmarks/log.py --rounds 25 -- Locked "os.write"  # those with that in their names
+    python benchmarks/log.py --json FILE  # writes the figures to a file, too
 
 All of them take turns in each round, so that a busy machine slows all alike.  In each turn every
 process writes its records, and the turn ends when all of them are in the file.  A figure is the
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from figures import save
-
 from poollock import LockedLogHandler, LockedLogWriter
 
 RECORD = "request 12345 of 20000 cost: 0.012345, as a log line has it\n"

@@ -1,0 +1,100 @@
+"""What the tests share: what is left over, waiting, a signal in the middle of the library."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import poollock
+from poollock import locked_pool, manager_locked_pool
+
+TESTS = Path(__file__).parent
+PACKAGE = Path(poollock.__file__).parent
+METHODS = multiprocessing.get_all_start_methods()
+FACTORIES = [locked_pool, manager_locked_pool]
+
+
+def open_files() -> Counter[str]:
+    """What the descriptors of this process stand for.
+
+    Compare with ``<=``: what an earlier test has left to the garbage collector may be closed meanwhile.
+    """
+    links: Counter[str] = Counter()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            links[os.readlink(f"/proc/self/fd/{name}")] += 1
+    return links
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there, and is more than an entry that nobody has reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def children() -> set[int]:
+    """The running processes that this one, or its fork server, has started.
+
+    Not the fork server and the resource tracker themselves: they live as long as this process.
+    """
+    by_parent: dict[int, list[int]] = {}
+    helpers: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and running(int(entry.name)):
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (entry / "cmdline").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            by_parent.setdefault(parent, []).append(int(entry.name))
+            for helper in ("resource_tracker", "multiprocessing.forkserver"):
+                if helper in command:
+                    helpers[int(entry.name)] = helper
+    direct = by_parent.get(os.getpid(), [])
+    found = {pid for pid in direct if pid not in helpers}
+    for pid in direct:
+        if pid in helpers:
+            found.update(by_parent.get(pid, []))
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that no event tells of; the test's own time limit ends it."""
+    while not condition():
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None]:
+    """Send a signal to this thread as soon as it stands still in the middle of the library."""
+    me, seen = threading.get_ident(), [("", 0)]
+
+    def stands() -> bool:
+        frames = [frame for frame, _ in traceback.walk_stack(sys._current_frames()[me])]
+        before, seen[:] = [*seen], [(frame.f_code.co_filename, frame.f_lasti) for frame in frames]
+        return seen == before and any(PACKAGE in Path(name).parents for name, _ in seen)
+
+    def send() -> None:
+        wait_until(stands)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
