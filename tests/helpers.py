@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import poollock
-from poollock import locked_pool, manager_locked_pool
+from poollock import LockedPool, locked_pool, manager_locked_pool
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(poollock.__file__).parent
 METHODS = multiprocessing.get_all_start_methods()
-FACTORIES = [locked_pool, manager_locked_pool]
+Factory = Callable[..., LockedPool]
+FACTORIES: list[Factory] = [locked_pool, manager_locked_pool]
 
 
 def open_files() -> Counter[str]:
@@ -68,6 +69,22 @@ def children() -> set[int]:
         if pid in helpers:
             found.update(by_parent.get(pid, []))
     return found
+
+
+def workers(pool: LockedPool) -> list[int]:
+    """The pids of the workers that a pool has now."""
+    return [process.pid for process in pool._pool]
+
+
+def are_replaced(pool: LockedPool, killed: list[int]) -> bool:
+    """Whether others have taken the place of the workers that were killed."""
+    return len(workers(pool)) == len(killed) and not set(workers(pool)) & set(killed)
+
+
+def wait_for_pid(path: Path) -> int:
+    """Wait until a task has written its process's pid to *path*."""
+    wait_until(path.exists)
+    return int(path.read_text())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ def kill() -> None:
 
 
 def segfault() -> None:
+    faulthandler.disable()  # which pytest enables: nobody is to be frightened
     ctypes.string_at(0)
 
 
@@ -346,14 +348,14 @@ def die_signing(_: int) -> None:
     """Die in the middle of signing for a task."""
     frames = [frame for frame, _ in traceback.walk_stack(None)]
     (loop,) = [frame for frame in frames if frame.f_code is main.run_worker.__code__]
-    loop.f_locals["claims"].acquire()
+    loop.f_locals["lock"].acquire()
     kill()
 
 
 def write_to_own_pipe(_: int) -> NoReturn:
     """Send the pool what no memory has room for."""
     while True:
-        next(iter(main._open)).sock.sendall(b"\xff" * 100)
+        next(iter(main._own)).sock.sendall(b"\xff" * 100)
         time.sleep(0.001)
 
 
