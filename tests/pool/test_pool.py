@@ -6,8 +6,8 @@ import gc
 import multiprocessing
 import multiprocessing.pool
 import os
+import signal
 import tempfile
-import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,10 +19,11 @@ import pytest
 
 import poollock
 import tasks
-from helpers import FACTORIES, children, open_files, wait_until
+from helpers import FACTORIES, children, open_files, running, wait_until, workers
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
-from poollock._supervisor import task_handler, worker_handle
+from poollock._supervisor import worker_handle
+from poollock._supervisor.dispatcher import Dispatcher
 
 
 @pytest.mark.parametrize("make", FACTORIES)
@@ -172,35 +173,39 @@ def test_pool_that_nobody_keeps(factory: Callable[..., LockedPool], method: str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         pool = factory(2, context=method)
-        handler = pool._result_handler
         result = pool.apply_async(tasks.holder_seen, (1,))
         del pool
         result.get()
-        handler.join()
     wait_until(lambda: children() == before)
 
 
-def test_pool_that_is_collected_makes_nobody_wait(factory: Callable[..., LockedPool]) -> None:
+def test_pool_that_is_collected_makes_nobody_wait() -> None:
     """The garbage collector may run in any thread, and that may have any lock."""
-    pool: Any = factory(1)
-    waited: list[object] = []
-    thread = pool._result_handler
-    thread.join = lambda: waited.append(threading.current_thread())
+    before = children()
+    pool = locked_pool(1)
+    (pid,) = workers(pool)
+    os.kill(pid, signal.SIGSTOP)  # now its end takes a second: the time before SIGKILL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del pool
         gc.collect()
-    wait_until(lambda: not thread.is_alive())
-    assert not waited
+    assert running(pid)
+    wait_until(lambda: children() == before)
 
 
 def test_results_are_kept_by_their_users_alone(factory: Callable[..., LockedPool], method: str) -> None:
     with factory(2, context=method) as pool:
-        pool.map(tasks.holder_seen, range(4))
-        list(pool.imap(tasks.holder_seen, range(4)))
-        list(pool.imap_unordered(tasks.holder_seen, range(4)))
-        pool.apply(tasks.holder_seen, (1,))
-        assert not pool._cache
+        results: list[Any] = [
+            pool.apply_async(tasks.holder_seen, (1,)),
+            pool.map_async(tasks.holder_seen, range(4)),
+            pool.imap(tasks.holder_seen, range(4)),
+            pool.imap_unordered(tasks.holder_seen, range(4)),
+        ]
+        for result in results:
+            _ = [*result] if hasattr(result, "next") else result.get()
+        kept = [weakref.ref(result) for result in results]
+        del results, result
+        wait_until(lambda: all(ref() is None for ref in kept))
 
 
 def test_nothing_is_left_open(
@@ -271,8 +276,7 @@ def test_task_handler_outlives_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 
     with locked_pool(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr(task_handler, "dump_task", fail)
-            patch.setattr(task_handler.TaskHandler, "_fail", fail)
+            patch.setattr(Dispatcher, "put", fail)
             with pytest.raises(poollock.PoolLockError, match="ZeroDivisionError"):
                 pool.apply(tasks.add, (1, 2))
         assert pool.apply(tasks.add, (1, 2)) == 3

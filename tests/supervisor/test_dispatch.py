@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import fault_tasks as tasks
 import pytest
@@ -20,10 +22,11 @@ import pytest
 from helpers import wait_until
 from poollock import LockedPool, locked_pool
 from poollock._supervisor.dispatcher import Dispatcher
+from poollock._supervisor.jobs import Job
 from poollock._supervisor.task import Task
 from poollock._supervisor.worker_handle import WorkerHandle, WorkerState
 from poollock._worker.framing import HEADER, FrameReader, dump, header
-from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO, WorkerEnd
+from poollock._worker.main import LAST_BEGUN, REVOKED_FROM, REVOKED_TO, WorkerSocket
 
 
 def test_no_task_waits_behind_a_long_one(pool: LockedPool, tmp_path: Path) -> None:
@@ -68,23 +71,23 @@ class Played:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.worker = WorkerHandle(WorkerState(multiprocessing.get_context()), None)
         self.worker.ready = True
-        self.reader = FrameReader(self.worker.end.sock)
-        self.worker.end.sock.settimeout(0)
+        self.reader = FrameReader(self.worker.worker_socket.sock)
+        self.worker.worker_socket.sock.settimeout(0)
         self.dispatcher = dispatcher
         self.received: list[tuple[int, int]] = []
         dispatcher.workers.append(self.worker)
         dispatcher.answered(self.worker, [])
 
     def begin(self) -> int:
-        """Begin the next task that was not taken back; return which it is."""
+        """Begin the next task that was not revoked; return which it is."""
         with suppress(BlockingIOError):
             self.reader.receive()
             self.received += [(number, pickle.loads(data)) for number, data in self.reader.frames()]
-        words = self.worker.slot.words.view
+        words = self.worker.state.words.view
         while True:
             number, item = self.received.pop(0)
-            if not words[VOID_FROM] <= number < words[VOID_TO]:
-                words[BEGUN] = number
+            if not words[REVOKED_FROM] <= number < words[REVOKED_TO]:
+                words[LAST_BEGUN] = number
                 return item
 
     def answer(self, micros: int = 1, size: int = 1) -> None:
@@ -92,7 +95,7 @@ class Played:
 
 
 def task(number: int) -> Task:
-    made = Task(0, number, len, ())
+    made = Task(cast("Job", SimpleNamespace(is_over=False)), number, None)
     made.payload = dump(number)
     return made
 
@@ -110,50 +113,50 @@ def test_tasks_begin_in_the_order_in_which_they_came(both: bool) -> None:  # noq
     dispatcher.balance()  # it remembers what they have begun
     two.answer()
     begun = [two.begin()]
-    dispatcher._look_at = 0
+    dispatcher._next_check = 0
     dispatcher.balance()  # the one has been at it for long: what it has ahead is taken back
-    (first,) = one.worker.running
-    assert len(two.worker.running) > 1
+    (first,) = one.worker.in_flight
+    assert len(two.worker.in_flight) > 1
     if both:
-        dispatcher._look_at = 0
+        dispatcher._next_check = 0
         dispatcher.balance()
     two.answer()
-    while two.worker.running:
+    while two.worker.in_flight:
         begun.append(two.begin())
-        has = [task.index for task in two.worker.running]
+        has = [task.index for task in two.worker.in_flight]
         assert has == sorted(has)  # none waits behind a younger one
         two.answer()
     assert {first.index + 1, 59} <= {*begun}
     if both:
         assert begun[1:] == sorted(begun[1:])
     one.answer()
-    assert not one.worker.running
+    assert not one.worker.in_flight
     for played in one, two:
-        played.worker.end.sock.close()
+        played.worker.worker_socket.sock.close()
         played.worker.close()
 
 
 def test_nobody_waits_while_there_are_answers_or_large_ones() -> None:
     dispatcher = Dispatcher(1, lambda: None)
     played = Played(dispatcher)
-    with played.worker.end.sock as sock, played.worker.sock:
+    with played.worker.worker_socket.sock as sock, played.worker.sock:
         for number in range(100):
             dispatcher.put(task(number))
         for _ in range(6):
             played.begin()
             played.answer()
-        assert dispatcher.slack() > 0
+        assert dispatcher.coalescing_delay() > 0
         sock.send(bytes(1 << 15))
         assert played.worker.reader.receive()
-        assert dispatcher.slack() == 0
+        assert dispatcher.coalescing_delay() == 0
         played.worker.reader.is_full = False
-        assert dispatcher.slack() > 0
-        while len(played.worker.running) > 1:
+        assert dispatcher.coalescing_delay() > 0
+        while len(played.worker.in_flight) > 1:
             played.begin()
             played.answer(size=1 << 20)
         played.begin()
         played.answer(size=1 << 20)
-        assert len(played.worker.running) == 1
+        assert len(played.worker.in_flight) == 1
 
 
 class WithoutMemory:
@@ -164,12 +167,12 @@ class WithoutMemory:
 def test_task_is_sent_later_if_there_is_no_memory_for_it() -> None:
     dispatcher = Dispatcher(1, lambda: None)
     played = Played(dispatcher)
-    with played.worker.end.sock, played.worker.sock as sock:
+    with played.worker.worker_socket.sock, played.worker.sock as sock:
         played.worker.sock = WithoutMemory()  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
         dispatcher.put(task(7))
         assert list(dispatcher.blocked) == [played.worker]
         played.worker.sock = sock
-        assert dispatcher.go_on(played.worker)
+        assert dispatcher.flush(played.worker)
         assert played.begin() == 7
 
 
@@ -186,7 +189,7 @@ def test_items_are_not_taken_far_ahead() -> None:
         assert next(results) == 0
         pool.terminate()
         assert len(taken) < 100_000
-        pool._task_handler.join()  # which waited for room
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "poollock-iterable"])
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, (1 << 16) - HEADER.size, 1 << 16, 1 << 20, 5 << 20])
@@ -225,15 +228,15 @@ def test_pipes_that_are_full(pool: LockedPool, tmp_path: Path) -> None:
 
 def test_long_task_is_begun_when_a_part_of_it_has_arrived() -> None:
     """Its worker's death costs it then: it is not sent again."""
-    slot = WorkerState(multiprocessing.get_context())
+    state = WorkerState(multiprocessing.get_context())
     pools, workers = socket.socketpair()
-    end = WorkerEnd(workers)
+    end = WorkerSocket(workers)
     message = header(bytes(1 << 20), 7) + bytes(1 << 20)
     with pools, workers:
-        receiver = threading.Thread(target=next, args=(end.tasks(slot.words.view, slot.claims),))
+        receiver = threading.Thread(target=next, args=(end.tasks(state.words.view, state.lock),))
         receiver.start()
         pools.sendall(message[: 1 << 15])
-        wait_until(lambda: slot.words.view[BEGUN] == 7)
+        wait_until(lambda: state.words.view[LAST_BEGUN] == 7)
         pools.sendall(message[1 << 15 :])
         receiver.join()
 
@@ -242,13 +245,13 @@ def test_large_argument_is_kept_by_its_worker_alone(pool: LockedPool, tmp_path: 
     path = tmp_path / "stays"
     result = pool.apply_async(tasks.size_and_stay, (bytes(8 << 20), str(path)))
     wait_until(path.exists)
-    dispatcher = pool._channel._dispatcher
-    wait_until(lambda: not any(task.payload for worker in dispatcher.workers for task in worker.running))
+    dispatcher = pool._supervisor._event_loop._dispatcher
+    wait_until(lambda: not any(task.payload for worker in dispatcher.workers for task in worker.in_flight))
     path.unlink()
     assert result.get() == 8 << 20
 
 
 def test_pipe_is_not_watched_for_room_that_nobody_wants(pool: LockedPool) -> None:
     assert pool.apply(tasks.size, (bytes(8 << 20),)) == 8 << 20
-    watched = pool._channel._selector.get_map().values()
+    watched = pool._supervisor._event_loop._selector.get_map().values()
     assert {key.events for key in watched} == {selectors.EVENT_READ}

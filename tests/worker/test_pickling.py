@@ -111,7 +111,7 @@ def test_raw_lock_in_the_data(forked: LockedPool) -> None:
     [
         ("map", 5, "add, items 35 to 39 cannot.*item 38: a lock of"),
         ("map", 1, "add, item 38 cannot.*item 38: a lock of"),
-        ("imap", 5, "add, chunk 7 cannot.*item 3 of the chunk: a lock of"),
+        ("imap", 5, "add, items 35 to 39 cannot.*item 38: a lock of"),
         ("imap", 1, "add, item 38 cannot.*argument 0: a lock of"),
     ],
 )

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,12 @@ class Broken(LockedPool):
 def test_ctrl_c_while_the_pool_is_made(
     factory: Callable[..., LockedPool], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(pool: LockedPool, *args: Any) -> None:
+    def interrupt(process: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        original(pool, *args)
+        start(process)
 
-    original = LockedPool._start
-    monkeypatch.setattr(LockedPool, "_start", interrupted)
+    start = BaseProcess.start
+    monkeypatch.setattr(BaseProcess, "start", interrupt)
     before = children()
     with pytest.raises(KeyboardInterrupt):
         factory(2, context=method)

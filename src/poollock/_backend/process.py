@@ -9,15 +9,19 @@ import threading
 from time import monotonic, sleep
 from typing import Any
 
-POLL_INTERVAL = 1.0  # seconds between looks at whether the parent is alive
-_PATIENCE = 2.0  # seconds to wait for the exit code of a process that has ended
-_MOMENT = 0.05  # seconds, if the system has told it to somebody else
+POLL_INTERVAL = 1.0  # seconds between two checks whether the parent is alive
+_EXIT_CODE_TIMEOUT = 2.0  # seconds to wait for the exit code of a process that has ended
+_REAPED_TIMEOUT = 0.05  # seconds, if somebody else has asked the system for it
 
 _first_parent = os.getppid()
 
 
 class ProcessStartError(Exception):
-    """A process has ended before it had all that it is started with; with its exit code, if that is known."""
+    """A process has ended before it had received all that it starts with.
+
+    Attributes:
+        code: Its exit code, if that is known.
+    """
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -25,9 +29,9 @@ class ProcessStartError(Exception):
 
 
 def exit_code(process: Any) -> int | None:
-    """Return how *process*, which has ended, ended; None if somebody else has asked the system first."""
-    patience = monotonic() + (_MOMENT if _is_reaped(process) else _PATIENCE)
-    while process.exitcode is None and monotonic() < patience:  # another thread is asking, or the fork server
+    """Return the exit code of *process*, which has ended; None if somebody else has read it."""
+    deadline = monotonic() + (_REAPED_TIMEOUT if _is_reaped(process) else _EXIT_CODE_TIMEOUT)
+    while process.exitcode is None and monotonic() < deadline:  # another thread, or the fork server, has it
         sleep(0.001)
     process.join(0)
     code: int | None = process.exitcode
@@ -36,11 +40,16 @@ def exit_code(process: Any) -> int | None:
 
 def has_ended(process: Any) -> bool:
     """Return whether *process* has ended."""
+    if process._popen.method == "forkserver":
+        return is_gone(process.pid)  # it also has an exit code, 255, if the fork server was killed
     return process.exitcode is not None or _is_reaped(process)
 
 
 def _is_reaped(process: Any) -> bool:
-    """Return whether the system will tell no more: to a program that ignores SIGCHLD, say."""
+    """Return whether the system knows the process no more, because somebody else has asked for its exit code.
+
+    A program that ignores SIGCHLD has the system do so itself.
+    """
     if process._popen.method == "forkserver" or not hasattr(os, "waitid"):
         return False
     try:

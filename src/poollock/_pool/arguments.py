@@ -1,12 +1,18 @@
-"""The arguments of a pool, looked at before any process starts."""
+"""The arguments of a pool, checked before any process starts."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from multiprocessing.context import BaseContext
+from operator import index
 from typing import Any
+from weakref import ref
 
 from poollock._locks.base import BaseLock
+from poollock._locks.registry import known_locks
+from poollock._worker.main import InitArgs
 
 
 def check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
@@ -54,3 +60,52 @@ def _check_lock(name: str, lock: object, ctx: BaseContext) -> None:
 def can_reach(lock: BaseLock, ctx: BaseContext) -> bool:
     """Return whether a worker that *ctx* starts can have *lock*."""
     return not lock.only_by_fork or ctx.get_start_method() == "fork"
+
+
+def check_chunksize(chunksize: int) -> int:
+    """Return *chunksize* as an int; raise ValueError if it is below 1."""
+    size = index(chunksize)
+    if size < 1:
+        raise ValueError(f"chunksize must be 1 or more, not {size}")
+    return size
+
+
+def cpu_count() -> int:
+    """Return how many workers there are by default, as for ``multiprocessing.Pool``."""
+    # From Python 3.13 on, the processors that the process may use.
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count() or 1
+
+
+class InitArgsMaker:
+    """Makes what each worker of a pool puts in place first.
+
+    Args:
+        locks: The pool's locks by name.
+        ctx: The context that starts the workers.
+        initializer: The initializer of the user.
+        initargs: Its arguments.
+    """
+
+    def __init__(
+        self,
+        locks: Mapping[str, BaseLock],
+        ctx: BaseContext,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self._locks = locks
+        self._others = [_reference(lock) for lock in known_locks() if can_reach(lock, ctx)]
+        self._initializer = initializer, initargs
+
+    def __call__(self) -> InitArgs:
+        others = [lock for other in self._others if (lock := other()) is not None]
+        return self._locks, others, *self._initializer
+
+
+def _reference(lock: BaseLock) -> Callable[[], BaseLock | None]:
+    """Return a reference to *lock*; weak if another pool created it.
+
+    Otherwise every pool would keep the locks of all earlier pools alive.
+    """
+    return ref(lock) if lock._is_pools else lambda: lock

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import multiprocessing.pool
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
-from queue import SimpleQueue
-from threading import Thread, current_thread
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import ref
 
 from poollock._backend.context import resolve_context
 from poollock._backend.describe import describe
-from poollock._backend.process import ProcessStartError
-from poollock._backend.sigint import DelayedKeyboardInterrupt, sigint_blocked
+from poollock._backend.signals import DelayedKeyboardInterrupt, signals_blocked
 from poollock._checks import check_count
 from poollock._locks.base import BaseLock
 from poollock._locks.lock import Lock
-from poollock._locks.registry import find_lock, known_locks
-from poollock._supervisor.event_loop import EventLoop
-from poollock._supervisor.lock_recovery import LockRecovery
-from poollock._supervisor.worker_handle import WorkerHandle
-from poollock._supervisor.worker_starter import WorkerStarter
+from poollock._locks.registry import find_lock
+from poollock._supervisor import results
+from poollock._supervisor.jobs import Job, chunks_of, is_at_hand
+from poollock._supervisor.supervisor import Supervisor
 from poollock._typing import override
-from poollock._worker.main import InitArgs
+from poollock._worker.task_pickling import CALL, MAP, STARMAP
 
-from .arguments import can_reach, check_locks
-from .methods import PoolMethods
+from .arguments import InitArgsMaker, check_chunksize, check_locks, cpu_count
+from .binding import bind_locks, bind_star
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
+_L = TypeVar("_L", bound=BaseLock)
+_M = TypeVar("_M", bound=BaseLock)
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
+    from typing import Concatenate, TypeAlias
+
+    # What takes an item first; a lock and an item; two locks and an item. More may follow: locks by name.
+    Task: TypeAlias = Callable[Concatenate[_A, ...], _T]
+    LockTask: TypeAlias = Callable[Concatenate[_L, _A, ...], _T]
+    LocksTask: TypeAlias = Callable[Concatenate[_L, _M, _A, ...], _T]
 
 
-class LockedPool(PoolMethods):
+class LockedPool(multiprocessing.pool.Pool):
     """A ``multiprocessing.Pool`` whose workers share locks; its arguments are those of :func:`locked_pool`.
 
     Where a method raises or gives an error, it is one of these:
@@ -48,10 +57,13 @@ class LockedPool(PoolMethods):
 
     __module__ = "poollock"
 
+    # What the standard class, its __repr__ and its __del__, and programs that look into it, expect.
     _ctx: BaseContext
     _pool: list[Any]
     _processes: int
     _state: str
+    _supervisor: Supervisor
+    _locks: dict[str, BaseLock]
 
     def __init__(
         self,
@@ -68,70 +80,35 @@ class LockedPool(PoolMethods):
         check_count("maxtasksperchild", maxtasksperchild, ValueError)  # as the standard pool
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        ctx = resolve_context(context)
+        self._ctx = ctx = resolve_context(context)
+        self._processes = processes = processes or cpu_count()
         initargs = tuple(initargs)
-        wanted = check_locks(locks, ctx)
-        started = False
+        requested = check_locks(locks, ctx)
+        supervisor: Supervisor | None = None
         try:
             with DelayedKeyboardInterrupt():
-                with sigint_blocked(ctx):
-                    self._locks = self._make_locks(wanted, ctx)
+                with signals_blocked(ctx):
+                    self._locks = self._make_locks(requested, ctx)
                 for name, lock in self._locks.items():
                     lock._name = lock._name or name
-                    lock._is_pools |= lock is not wanted[name]
-                others = [_reference(lock) for lock in known_locks() if can_reach(lock, ctx)]
-                setup = partial(_setup, self._locks, others, initializer, initargs)
-                self._start(ctx, processes or _cpu_count(), maxtasksperchild, setup)
-                started = True
-        except BaseException:  # a Ctrl-C that was put off among them
-            if started:
+                    lock._is_pools |= lock is not requested[name]
+                self._supervisor = supervisor = Supervisor(
+                    ctx,
+                    self.Process,
+                    processes,
+                    maxtasks=maxtasksperchild,
+                    make_init_args=InitArgsMaker(self._locks, ctx, initializer, initargs),
+                    locks=self._locks.values(),
+                )
+                self._pool = supervisor.processes
+                self._terminate = Finalize(self, _finalize, args=(ref(self), supervisor), exitpriority=15)
+                self._state = multiprocessing.pool.RUN
+        except BaseException:  # a Ctrl-C that was delayed among them
+            if supervisor is not None:
                 self.terminate()
             else:
                 self._end_locks()
             raise
-
-    def _start(
-        self, ctx: BaseContext, processes: int, maxtasksperchild: int | None, setup: Callable[[], InitArgs]
-    ) -> None:
-        crew = WorkerStarter(ctx, self.Process, processes, maxtasksperchild, setup)
-        self._ctx = ctx
-        self._processes = processes
-        self._pool = crew.processes
-        self._crew = crew
-        self._cache: dict[int, Any] = {}
-        self._taskqueue: SimpleQueue[Any] = SimpleQueue()
-        reclaimer = LockRecovery(self._locks.values(), crew.processes)
-        self._channel = channel = EventLoop(crew, processes, self._cache, reclaimer)
-        workers: list[WorkerHandle] = []
-        try:
-            with sigint_blocked(ctx):
-                workers, error = crew.fill()
-            if isinstance(error, ProcessStartError):
-                channel.start_failed(error)
-            elif error is not None:
-                try:
-                    raise error
-                finally:
-                    del error  # which has this frame
-            for worker in workers:
-                channel.add(worker)
-            self._worker_handler = Thread(target=channel.handle_workers, daemon=True)
-            self._task_handler = _start_thread(channel.intake.run, self._taskqueue)
-            # Which starts the first, so that this thread need not wait for that.
-            self._result_handler = _start_thread(channel.run, self._worker_handler)
-        except BaseException:  # not enough memory, say, for all the processes or threads
-            crew.stop()
-            self._taskqueue.put(None)
-            _end_workers(workers)
-            channel.abandon()
-            raise
-        self._terminate = Finalize(
-            self,
-            self._terminate_pool,
-            args=(ref(self), self._taskqueue, channel),
-            exitpriority=15,
-        )
-        self._state = multiprocessing.pool.RUN
 
     @property
     def lock(self) -> BaseLock:
@@ -151,23 +128,335 @@ class LockedPool(PoolMethods):
         """The pool's locks by name."""
         return MappingProxyType(self._locks)
 
-    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
-        return {name: Lock(context=ctx) if lock is None else lock for name, lock in wanted.items()}
+    def _make_locks(self, requested: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
+        """Return the pool's locks; *requested* has None where a plain one is to be made."""
+        return {name: Lock(context=ctx) if lock is None else lock for name, lock in requested.items()}
 
     def _end_locks(self) -> None:
-        """End what the locks live in, if it is the pool's."""
+        """End what the locks live in, if it belongs to the pool."""
+
+    @override
+    def apply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+    ) -> _T:
+        """Call ``func(*args, **kwds)`` in a worker and return the result.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            args: Its other arguments.
+            kwds: Its keyword arguments.
+
+        Returns:
+            The result of the call.
+
+        Raises:
+            Exception: What the call raised, or an error of the pool's own: see ``LockedPool``.
+        """
+        return self.apply_async(func, args, kwds).get()
+
+    @override
+    def apply_async(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[_T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[_T]:
+        """Start ``func(*args, **kwds)`` in a worker and return its ``AsyncResult``.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            args: Its other arguments.
+            kwds: Its keyword arguments.
+            callback: Called with the result, in a thread of this process.
+            error_callback: Called with the error instead.
+
+        Returns:
+            The ``AsyncResult`` of the call.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed.
+        """
+        self._check_running()
+        args = tuple(args)
+        func = bind_locks(func, self._locks, len(args), kwds)
+        result = results.ApplyResult(callback, error_callback)
+        self._supervisor.submit(Job(CALL, func, [args], result, kwds=kwds), self)
+        return result
+
+    @overload
+    def map(self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = None) -> list[_T]: ...
+
+    @overload
+    def map(
+        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = None
+    ) -> list[_T]: ...
+
+    @overload
+    def map(
+        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = None
+    ) -> list[_T]: ...
+
+    @override
+    def map(self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = None) -> list[_T]:
+        """Return ``[func(x) for x in iterable]``, the calls spread over the workers.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+
+        Returns:
+            The results, in the order of the items.
+
+        Raises:
+            Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
+        """
+        values: list[_T] = self.map_async(func, iterable, chunksize).get()
+        return values
+
+    @overload
+    def map_async(
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]: ...
+
+    @override
+    def map_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[_T]:
+        """Start what ``map`` does and return its ``MapResult``.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+            callback: Called with the result, in a thread of this process.
+            error_callback: Called with the error instead.
+
+        Returns:
+            The ``MapResult`` of all the calls.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed, or *chunksize* is below 1.
+        """
+        self._check_running()
+        func = bind_locks(func, self._locks, 1)
+        return self._map(MAP, func, iterable, chunksize, results.MapResult(callback, error_callback))
+
+    @overload
+    def imap(
+        self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap(
+        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap(
+        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+    ) -> IMapIterator[_T]: ...
+
+    @override
+    def imap(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """Yield each result of ``map``, in order, as soon as it is there.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task.
+
+        Returns:
+            An iterator over the results, in the order of the items.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed, or *chunksize* is below 1.
+        """
+        self._check_running()
+        func = bind_locks(func, self._locks, 1)
+        return self._imap(results.ResultIterator, func, iterable, chunksize)
+
+    @overload
+    def imap_unordered(
+        self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap_unordered(
+        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+    ) -> IMapIterator[_T]: ...
+
+    @overload
+    def imap_unordered(
+        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+    ) -> IMapIterator[_T]: ...
+
+    @override
+    def imap_unordered(
+        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator[_T]:
+        """Yield each result of ``map``, in any order, as soon as it is there.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The items, each for one call.
+            chunksize: How many items make one task.
+
+        Returns:
+            An iterator over the results, in the order in which they come.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed, or *chunksize* is below 1.
+        """
+        self._check_running()
+        func = bind_locks(func, self._locks, 1)
+        return self._imap(results.UnorderedResultIterator, func, iterable, chunksize)
+
+    @override
+    def starmap(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[_T]:
+        """Return ``[func(*args) for args in iterable]``, the calls spread over the workers.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The arguments of each call: all without the locks, or all with them.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+
+        Returns:
+            The results, in the order of the items.
+
+        Raises:
+            Exception: What a call raised, or an error of the pool's own: see ``LockedPool``.
+        """
+        return self.starmap_async(func, iterable, chunksize).get()
+
+    @override
+    def starmap_async(
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[_T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[list[_T]]:
+        """Start what ``starmap`` does and return its ``AsyncResult``.
+
+        Args:
+            func: The task function, of a module or a class; its lock parameters are filled.
+            iterable: The arguments of each call: all without the locks, or all with them.
+            chunksize: How many items make one task; ``None`` shares them out in four for each worker.
+            callback: Called with the result, in a thread of this process.
+            error_callback: Called with the error instead.
+
+        Returns:
+            The ``AsyncResult`` of all the calls.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed, or *chunksize* is below 1.
+        """
+        self._check_running()
+        func, iterable = bind_star(func, iterable, self._locks)
+        return self._map(STARMAP, func, iterable, chunksize, results.MapResult(callback, error_callback))
+
+    def _map(
+        self,
+        how: int,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        result: results.MapResult,
+    ) -> MapResult[Any]:
+        items = iterable if isinstance(iterable, Sized) else list(iterable)
+        if not len(items):
+            # The standard pool calls no callback then, and takes the chunksize 0 that a program computes.
+            result, chunksize = results.MapResult(None, None), 1
+        if chunksize is None:
+            chunksize = -(-len(items) // (self._processes * 4))
+        size = check_chunksize(chunksize)
+        job = Job(
+            how,
+            func,
+            chunks_of(items, size),
+            result,
+            chunksize=size,
+            length=len(items),
+            at_hand=is_at_hand(items),
+        )
+        self._supervisor.submit(job, self)
+        return result
+
+    def _imap(
+        self,
+        iterator: type[results.ResultIterator],
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+    ) -> IMapIterator[Any]:
+        size = check_chunksize(1 if chunksize is None else chunksize)
+        ordered = iterator is results.ResultIterator
+        queue = results.ResultQueue(ordered=ordered, chunked=size > 1)
+        how = MAP if size > 1 else CALL  # a single item is no chunk: its result is no list
+        job = Job(how, func, chunks_of(iterable, size), queue, chunksize=size, at_hand=is_at_hand(iterable))
+        self._supervisor.submit(job, self)
+        return iterator(queue, partial(self._supervisor.pending.cancel, job))
 
     @override
     def close(self) -> None:
         """Take no more tasks; the workers end when those that there are have been done."""
         if self._state == multiprocessing.pool.RUN:
             self._state = multiprocessing.pool.CLOSE
-            self._taskqueue.put(None)
+            self._supervisor.close()
 
     @override
     def terminate(self) -> None:
         """End the workers at once, whatever they are doing, and what the locks live in."""
-        self._channel.terminate()  # also if Ctrl-C comes before that does it
+        self._supervisor.terminate()  # first: Ctrl-C may come before the rest
         self._state = multiprocessing.pool.TERMINATE
         try:
             self._terminate()
@@ -184,59 +473,26 @@ class LockedPool(PoolMethods):
         """
         if self._state == multiprocessing.pool.RUN:
             raise ValueError("Pool is still running")
-        if self._state == multiprocessing.pool.CLOSE and self._channel.in_callback:
+        if self._state == multiprocessing.pool.CLOSE and self._supervisor.in_callback:
             raise RuntimeError("a callback cannot join its pool, which waits for the callback first")
-        self._result_handler.join()
+        self._supervisor.join()
         self._end_locks()
 
-    # What multiprocessing.pool.Pool does inside.
-
     def _check_running(self) -> None:
-        standard: Any = super()
-        standard._check_running()
-        if not self._result_handler.is_alive() and not self._channel.over:  # no thread outlives a fork
+        if self._state != multiprocessing.pool.RUN:
+            raise ValueError("Pool not running")
+        if not self._supervisor.belongs_to_this_process:
             raise ValueError(f"this pool belongs to the process that made it, not to {describe()}")
 
     def _repopulate_pool(self) -> None:
-        self._crew.ask()
-
-    @classmethod
-    def _terminate_pool(cls, of: ref[Any], taskqueue: SimpleQueue[Any], channel: EventLoop) -> None:
-        channel.terminate()
-        taskqueue.put(None)
-        pool = of()
-        if pool is None:  # the garbage collector calls this, in any thread, which may have any lock
-            return
-        if current_thread() not in (pool._result_handler, pool._task_handler, pool._worker_handler):
-            pool._result_handler.join()
+        self._supervisor.request_start()
 
 
-def _reference(lock: BaseLock) -> Callable[[], BaseLock | None]:
-    """Return what gives *lock*, and keeps it unless it is another pool's: each would keep all before it."""
-    return ref(lock) if lock._is_pools else lambda: lock
+def _finalize(pool: ref[LockedPool], supervisor: Supervisor) -> None:
+    """End the workers of *pool*; wait for that, unless the garbage collector calls this.
 
-
-def _setup(
-    locks: Mapping[str, BaseLock], others: Iterable[Callable[[], BaseLock | None]], *initializer: Any
-) -> InitArgs:
-    return locks, [lock for other in others if (lock := other()) is not None], *initializer
-
-
-def _cpu_count() -> int:
-    # What the process may use from Python 3.13 on, as for multiprocessing.pool.Pool.
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return count() or 1
-
-
-def _start_thread(target: Callable[..., None], *args: Any) -> Thread:
-    thread = Thread(target=target, args=args, daemon=True)
-    thread.start()
-    return thread
-
-
-def _end_workers(workers: Iterable[WorkerHandle]) -> None:
-    for worker in workers:
-        worker.close()
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join()
+    That may be in any thread, which may hold any lock.
+    """
+    supervisor.terminate()
+    if pool() is not None:
+        supervisor.join()

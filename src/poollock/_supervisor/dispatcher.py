@@ -1,9 +1,10 @@
 """Which worker gets which task.
 
-A worker whose tasks are tiny gets some ahead, so that it need not wait for the pool between
-them.  None waits behind a long one for it: what a worker has not begun is taken back when
-another has nothing to do, or when the task before it turns out to be long.  A worker begins
-its tasks in the order in which they came, so that none waits behind a younger one either.
+A worker whose tasks are tiny is sent some ahead, so that it need not wait for the pool between
+two of them.  No task waits behind a long one because of that: tasks that a worker has not begun
+are revoked when another worker has nothing to do, or when the task before them turns out to be
+long.  A worker begins its tasks in the order in which they came, so that none waits behind a
+younger one either.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from poollock._worker.framing import header
-from poollock._worker.main import BEGUN, VOID_FROM, VOID_TO
+from poollock._worker.main import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
 
 from .task import Task
 
 if TYPE_CHECKING:
     from .worker_handle import WorkerHandle
 
-_AHEAD = 64  # tasks that a worker has at most, the one that it runs among them
-_OVERHEAD = 0.00001  # seconds that the least task takes a worker
+_MAX_PREFETCH = 64  # tasks that a worker has at most, the one that it runs among them
+_LEAST_TIME = 0.00001  # seconds that the least task takes a worker
 _TINY = 250  # microseconds; after a longer task, none is sent ahead
-_ANSWERS = 1 << 16  # bytes that a worker can send, safely, before it has to wait for the pool
-_LONG = 0.005  # seconds after which nothing is left waiting behind a task
+_UNREAD = 1 << 16  # bytes of outcomes that a worker can send, safely, before it has to wait for the pool
+_LONG = 0.005  # seconds after which no task is left waiting behind another
 _SMALL = 1 << 14  # bytes; a larger task is sent only to a worker that has nothing else to do
 _BACKLOG = 192  # tasks that are pickled before it is their turn, and four more for each worker
-_BURST = 64  # tasks that are pickled in one go, once there is room again
+_REFILL = 64  # tasks that are pickled in one go, once there is room again
 _BACKLOG_BYTES = 1 << 22
-_CLAIMS = 0.01  # seconds to wait for a worker that is just signing for a task
+_LOCK_TIMEOUT = 0.01  # seconds to wait for a worker that is just recording that a task begins
 
 
 class Dispatcher:
@@ -45,37 +46,37 @@ class Dispatcher:
 
     def __init__(self, size: int, wake: Callable[[], object]) -> None:
         self.workers: list[WorkerHandle] = []  # those that may get tasks
-        self.blocked: deque[WorkerHandle] = deque()  # whose pipes did not take all of a task
+        self.blocked: deque[WorkerHandle] = deque()  # those whose sockets did not take all of a task
         self._wake = wake
         self._closed = False
         self._lock = threading.Lock()
         self._backlog: deque[Task] = deque()
         self._bytes = 0  # of the backlog
-        self._turns = 0
-        self._limit = _BACKLOG + 4 * size
-        self._enough = self._limit - _BURST
-        self._spread = size
+        self._sequence = 0
+        self._capacity = _BACKLOG + 4 * size
+        self._refill_at = self._capacity - _REFILL
+        self._size = size
         self._idle: dict[WorkerHandle, None] = {}
-        self._room = threading.Event()
-        self._look_at = 0.0  # when to look next for tasks that wait behind a long one
+        self._not_full = threading.Event()
+        self._next_check = 0.0  # when to look for tasks that wait behind a long one
 
     def put(self, task: Task) -> None:
-        """Hand out *task*, or keep it until its turn; wait if too many are kept."""
+        """Send *task* to an idle worker, or keep it until its turn; wait while the backlog is full."""
         with self._lock:
             if self._closed:
                 return
-            self._turns += 1
-            task.turn = self._turns
+            self._sequence += 1
+            task.sequence = self._sequence
             if self._idle:
                 worker, _ = self._idle.popitem()
                 self._send(worker, [task])
                 return
             self._backlog.append(task)
             self._bytes += len(task.payload)
-            if len(self._backlog) < self._limit and self._bytes < _BACKLOG_BYTES:
+            if len(self._backlog) < self._capacity and self._bytes < _BACKLOG_BYTES:
                 return
-            self._room.clear()
-        self._room.wait()
+            self._not_full.clear()
+        self._not_full.wait()
 
     def answered(self, worker: WorkerHandle, answers: list[tuple[int, memoryview]]) -> list[Task]:
         """Return the tasks that *worker* has done, and give it others.
@@ -84,46 +85,48 @@ class Dispatcher:
             worker: The worker.
             answers: For each of them, the microseconds that it took, and its outcome.
         """
-        tasks = [worker.running.popleft() for _ in answers]
+        tasks = [worker.in_flight.popleft() for _ in answers]
         if tasks:
             worker.done += len(tasks)
             micros, payload = answers[-1]
-            most = min(_AHEAD, _ANSWERS // (len(payload) + 1))
-            worker.ahead = max(1, min(worker.ahead * 2, most)) if micros < _TINY else 1
+            most = min(_MAX_PREFETCH, _UNREAD // (len(payload) + 1))
+            worker.prefetch = max(1, min(worker.prefetch * 2, most)) if micros < _TINY else 1
         with self._lock:
             self._feed(worker)
         return tasks
 
-    def slack(self) -> float:
-        """Return for how many seconds the workers that have tiny tasks have enough of them."""
-        if any(worker.reader.is_full for worker in self.workers):  # there are answers that wait
-            return 0.0
-        ahead = [count for worker in self.workers if (count := len(worker.running)) > 1]
-        return min(ahead, default=0) * _OVERHEAD
+    def coalescing_delay(self) -> float:
+        """Return for how many seconds all workers have enough tiny tasks to be left alone.
 
-    def is_empty(self) -> bool:
-        """Return whether there is no task left that was put."""
-        with self._lock:
-            return not self._backlog and not any(worker.running for worker in self.workers)
+        Meanwhile they send outcomes, which are then read in one go.
+        """
+        if any(worker.reader.is_receiving for worker in self.workers):
+            return 0.0
+        ahead = [min(len(worker.in_flight), worker.prefetch) for worker in self.workers]
+        return min((count for count in ahead if count > 1), default=0) * _LEAST_TIME
 
     def _feed(self, worker: WorkerHandle) -> None:
-        room = worker.room(min(worker.ahead, 1 + len(self._backlog) // self._spread))
+        """Send *worker* the tasks that it may have; note that it is idle if there are none."""
+        room = worker.capacity(min(worker.prefetch, 1 + len(self._backlog) // self._size))
         tasks: list[Task] = []
         while len(tasks) < room and self._backlog:
             task = self._backlog[0]
             large = len(task.payload) > _SMALL
-            before = tasks or worker.running
-            if before and (large or task.turn < before[-1].turn):
+            before = tasks or worker.in_flight
+            if before and (large or task.sequence < before[-1].sequence):
                 break
-            tasks.append(self._backlog.popleft())
+            self._backlog.popleft()
             self._bytes -= len(task.payload)
+            if task.job.is_over:  # nobody wants its outcome
+                continue
+            tasks.append(task)
             if large:
                 break
+        if len(self._backlog) <= self._refill_at and self._bytes <= _BACKLOG_BYTES // 2:
+            self._not_full.set()
         if tasks:
             self._send(worker, tasks)
-            if len(self._backlog) <= self._enough and self._bytes <= _BACKLOG_BYTES // 2:
-                self._room.set()
-        elif room and not worker.running:
+        elif room and not worker.in_flight:
             self._idle[worker] = None
 
     def _send(self, worker: WorkerHandle, tasks: list[Task]) -> None:
@@ -131,54 +134,54 @@ class Dispatcher:
         for task in tasks:
             worker.number += 1
             task.number = worker.number
-            worker.running.append(task)
+            worker.in_flight.append(task)
             parts += header(task.payload, task.number), task.payload
         if len(parts[-1]) <= _SMALL:
             parts = [b"".join(parts)]
-        worker.outgoing.extend(map(memoryview, parts))
+        worker.send_buffer.extend(map(memoryview, parts))
         if not self._push(worker):
             self.blocked.append(worker)
             self._wake()
 
     def _push(self, worker: WorkerHandle) -> bool:
-        """Send what the pipe of *worker* takes; return whether nothing is left to be sent."""
-        outgoing = worker.outgoing
+        """Send what the socket of *worker* takes; return whether nothing is left to be sent."""
+        send_buffer = worker.send_buffer
         try:
-            while outgoing:
-                sent = worker.sock.send(outgoing[0])
-                if sent < len(outgoing[0]):
-                    outgoing[0] = outgoing[0][sent:]
+            while send_buffer:
+                sent = worker.sock.send(send_buffer[0])
+                if sent < len(send_buffer[0]):
+                    send_buffer[0] = send_buffer[0][sent:]
                     return False
-                outgoing.popleft()
-        except ConnectionError:  # it has ended: whoever sees that gives its tasks to others
-            outgoing.clear()
-        except OSError:  # its pipe is full, or the system has no memory for more
+                send_buffer.popleft()
+        except ConnectionError:  # it has ended; its tasks go to others when its end is noticed
+            send_buffer.clear()
+        except OSError:  # its socket is full, or the system has no memory for more
             return False
         return True
 
-    def go_on(self, worker: WorkerHandle) -> bool:
-        """Send more of what did not fit into the pipe of *worker*; return whether that was all."""
+    def flush(self, worker: WorkerHandle) -> bool:
+        """Send more of what did not fit into the socket of *worker*; return whether that was all."""
         with self._lock:
             if self._push(worker):
-                last = worker.running[-1] if worker.running else None
-                if last and last.number == worker.slot.words.view[BEGUN]:
-                    last.payload = b""  # nobody else will get it, and it may be large
+                last = worker.in_flight[-1] if worker.in_flight else None
+                if last and last.number == worker.state.words.view[LAST_BEGUN]:
+                    last.payload = b""  # no other worker will get it, and it may be large
                 self._feed(worker)
-            return not worker.outgoing
+            return not worker.send_buffer
 
     def balance(self) -> bool:
-        """Let no task wait behind a long one; return whether to look again soon, for a worker is idle."""
+        """Revoke tasks that wait behind a long one; return whether an idle worker waits for more of them."""
         now = monotonic()
-        if now < self._look_at:
-            return bool(self._idle) and any(len(worker.running) > 1 for worker in self.workers)
+        if now < self._next_check:
+            return bool(self._idle) and any(len(worker.in_flight) > 1 for worker in self.workers)
         with self._lock:
-            self._look_at = now + _LONG
-            waiting = [worker for worker in self.workers if len(worker.running) > 1]
+            self._next_check = now + _LONG
+            waiting = [worker for worker in self.workers if len(worker.in_flight) > 1]
             for worker in waiting:
-                begun = worker.slot.words.view[BEGUN]
-                if begun == worker.seen:
-                    self._take_back(worker)
-                worker.seen = begun
+                begun = worker.state.words.view[LAST_BEGUN]
+                if begun == worker.last_begun:
+                    self._revoke(worker)
+                worker.last_begun = begun
             self._feed_idle()
             return bool(waiting and self._idle)
 
@@ -187,45 +190,45 @@ class Dispatcher:
             worker, _ = self._idle.popitem()
             self._feed(worker)
 
-    def _take_back(self, worker: WorkerHandle) -> None:
-        """Take back what *worker* has not begun, all of it: it knows one range of numbers to pass over."""
-        slot = worker.slot
-        if not slot.claims.acquire(timeout=_CLAIMS):
+    def _revoke(self, worker: WorkerHandle) -> None:
+        """Revoke what *worker* has not begun: all of it, because its shared words hold only one range."""
+        state = worker.state
+        if not state.lock.acquire(timeout=_LOCK_TIMEOUT):
             return
         try:
-            words = slot.words.view
-            begun = words[BEGUN]
-            words[VOID_FROM] = begun + 1
-            words[VOID_TO] = worker.number + 1
+            words = state.words.view
+            begun = words[LAST_BEGUN]
+            words[REVOKED_FROM] = begun + 1
+            words[REVOKED_TO] = worker.number + 1
         finally:
-            slot.claims.release()
-        self._return(worker, begun)
-        worker.ahead = 1
-        if not worker.running and worker.room(1) > 0:
+            state.lock.release()
+        self._requeue(worker, begun)
+        worker.prefetch = 1
+        if not worker.in_flight and worker.capacity(1) > 0:
             self._idle[worker] = None
 
-    def _return(self, worker: WorkerHandle, begun: int) -> None:
-        """Keep again, until their turn, the tasks of *worker* after the one numbered *begun*."""
-        while worker.running and worker.running[-1].number > begun:
-            task = worker.running.pop()
+    def _requeue(self, worker: WorkerHandle, begun: int) -> None:
+        """Put the tasks of *worker* after the one numbered *begun* back into the backlog."""
+        while worker.in_flight and worker.in_flight[-1].number > begun:
+            task = worker.in_flight.pop()
             self._backlog.appendleft(task)
             self._bytes += len(task.payload)
-        # Those of another worker, returned before, may be older.
-        self._backlog = deque(sorted(self._backlog, key=attrgetter("turn")))
+        # It may have older ones, which were revoked from another worker.
+        self._backlog = deque(sorted(self._backlog, key=attrgetter("sequence")))
 
     def remove(self, worker: WorkerHandle) -> list[Task]:
-        """Forget *worker*, which has ended; return what it had begun, as far as it has not been answered."""
+        """Forget *worker*, which has ended; return the tasks that it had begun and not answered."""
         with self._lock:
             self._idle.pop(worker, None)
             self.workers.remove(worker)
-            self._return(worker, worker.slot.words.view[BEGUN])
+            self._requeue(worker, worker.state.words.view[LAST_BEGUN])
             self._feed_idle()
-            worker.close()  # under the lock: nobody is to write to a descriptor that is reused by then
-            return list(worker.running)
+            worker.close()  # under the lock: nobody must write to a descriptor that is reused by then
+            return list(worker.in_flight)
 
     def close(self) -> None:
-        """Drop what is kept, and whatever comes."""
+        """Drop the backlog, and whatever comes."""
         with self._lock:
             self._closed = True
             self._backlog.clear()
-            self._room.set()
+            self._not_full.set()

@@ -1,229 +1,232 @@
-"""The result handler: all that workers tell the pool, by their results and by their deaths."""
+"""The event loop of a pool: all that its workers tell it, by their outcomes and by their deaths."""
 
 from __future__ import annotations
 
 import os
 import selectors
+import warnings
 import weakref
+from collections.abc import Iterable
 from functools import partial
 from threading import Thread
 from time import monotonic, sleep
-from typing import Any
 
 from poollock._backend.describe import describe, show_error
-from poollock._backend.process import POLL_INTERVAL, exit_code, has_ended
+from poollock._backend.process import POLL_INTERVAL, has_ended
 from poollock._errors import WorkerDiedError
+from poollock._locks.base import BaseLock
+from poollock._worker.outcome_pickling import load_outcome
 
-from .callbacks import report
+from .callbacks import report_exception
 from .dispatcher import Dispatcher
 from .failures import MakeError, pool_ended
-from .lock_recovery import INTERVAL, LockRecovery, Purge, sacrifice
-from .results import PendingResults
+from .jobs import Job, PendingJobs, TaskOutcome
+from .lock_recovery import INTERVAL, LockRecovery
 from .startup_failures import StartupFailures
+from .task import Task
 from .task_handler import TaskHandler
 from .wakeup import Wakeup
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
 
-_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+_KILL_DELAY = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
-_NAP = 0.00005  # seconds; a shorter sleep is not worth it
+_LEAST_DELAY = 0.00005  # seconds; to sleep for less takes longer than that
 
-_channels: weakref.WeakSet[EventLoop] = weakref.WeakSet()
+_event_loops: weakref.WeakSet[EventLoop] = weakref.WeakSet()
 
 
 class EventLoop:
-    """Between the pool and its workers.
+    """The thread that gives tasks to workers, hears of their outcomes and deaths, and sets results.
 
     Args:
-        crew: StartupFailures the workers.
+        starter: Starts the workers.
         size: How many workers there should be.
-        cache: The results that are waited for, by number of the job.
-        reclaimer: Frees the locks of dead workers.
+        locks: The pool's own locks.
     """
 
-    def __init__(
-        self, crew: WorkerStarter, size: int, cache: dict[int, Any], reclaimer: LockRecovery
-    ) -> None:
-        self._crew = crew
-        self._inbox = Wakeup()
-        self._outcomes = PendingResults(cache, self._inbox.wake)
-        self.over = False  # the result handler will see no more results
-        self._reclaimer = reclaimer
+    def __init__(self, starter: WorkerStarter, size: int, locks: Iterable[BaseLock]) -> None:
+        self._starter = starter
+        self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._inbox.sock, selectors.EVENT_READ, None)
-        self._dispatcher = Dispatcher(size, self._inbox.wake)
-        self.intake = TaskHandler(self._dispatcher, self._outcomes, self._inbox)
-        self._starts = StartupFailures(crew, self._dispatcher.workers)
-        self._purge = Purge(reclaimer, crew, self._dispatcher.workers)
-        self._leaving = False  # the workers were told that no task will come
-        self._crew_ended = False
+        self._selector.register(self._wakeup.sock, selectors.EVENT_READ, None)
+        self._dispatcher = Dispatcher(size, self._wakeup.wake)
+        self._workers = self._dispatcher.workers
+        self.pending = PendingJobs(self._wakeup.wake)
+        self.task_handler = TaskHandler(self._dispatcher, self.pending, self._wakeup)
+        self._startup_failures = StartupFailures(starter, self._workers)
+        self._lock_recovery = LockRecovery(locks, starter, self._workers)
+        self._closing = False  # no job will come
+        self._exiting = False  # the workers were told that no task will come
         self._terminating = False
-        self._unwatched: list[WorkerHandle] = []  # of whose end no descriptor tells
-        self._ending = False  # the pipe of one of those has ended
-        self._look_at = 0.0  # when to look at those all the same: a stranger may keep the pipe open
+        self._starter_ended = False
+        self.over = False  # no result will be set any more
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
-        _channels.add(self)
+        self._polled: list[WorkerHandle] = []  # those of whose end no descriptor tells
+        self._poll_soon = False  # the socket of one of those has ended
+        self._next_poll = 0.0
+        _event_loops.add(self)
 
-    # From other threads.
+    # Called by other threads.
 
     def add(self, worker: WorkerHandle) -> None:
-        """Have a worker that was started."""
+        """Use a worker that was started."""
         worker.watch()
-        self._inbox.post(partial(self._add, worker))
+        self._wakeup.call_soon_threadsafe(partial(self._add, worker))
 
     def start_failed(self, error: BaseException) -> None:
-        """Learn that a worker could not be started."""
-        failed = self._starts.failed(error)
-        self._inbox.post(lambda: self._go_on(failed()))
+        """Take in that a worker could not be started."""
+        count = self._startup_failures.not_started(error)
+        self._wakeup.call_soon_threadsafe(lambda: self._break_if(count()))
 
-    def handle_workers(self) -> None:
+    def run_starter(self) -> None:
         """Be the thread that replaces workers."""
         try:
-            self._crew.keep(self.add, self.start_failed)
+            self._starter.run(self.add, self.start_failed)
         finally:
-            self._crew_ended = True
-            self._inbox.wake()
+            self._starter_ended = True
+            self._wakeup.wake()
+
+    def submit(self, job: Job, pool: object) -> None:
+        """Have *job* run, and its result set; until then, keep *pool* alive."""
+        self.pending.add(job, pool)
+        self.task_handler.put(job)
+        if self.over:  # since the caller checked: nobody else will see the job
+            self.pending.fail_all_now(pool_ended)
+
+    def close(self) -> None:
+        """End once all jobs are done."""
+        self._closing = True
+        self._wakeup.wake()
 
     def terminate(self) -> None:
         """End the workers; whoever waits gets an error."""
         self._terminating = True
-        self._inbox.wake()
+        self._wakeup.wake()
 
-    def abandon(self) -> None:
-        """Close what the result handler listens to: at its end, and in every child that is forked."""
+    def close_after_fork(self) -> None:
+        """Close what the thread waits for: at its end, and in every child that is forked."""
         self._selector.close()
-        self._inbox.close()
+        self._wakeup.close()
 
-    @property
-    def in_callback(self) -> bool:
-        """Whether this is called by a callback, which the result handler waits for."""
-        return self._outcomes.in_callback
+    # The thread itself.
 
-    def fail_all(self) -> None:
-        """Give an error to whoever waits, after the result handler has ended."""
-        self._outcomes.fail_all(pool_ended, now=True)
-
-    # The result handler.
-
-    def run(self, worker_handler: Thread) -> None:
-        """Be the thread that does all the rest, until the pool has ended; start the *worker_handler*."""
+    def run(self, starter_thread: Thread) -> None:
+        """Be the thread, until the pool has ended; start *starter_thread*, which replaces workers."""
         try:
-            self._start(worker_handler)
+            self._start(starter_thread)
             while not self._is_over():
                 self.run_once()
-        except BaseException:  # noqa: BLE001 - it should not happen; nobody is to wait for ever if it does
-            report()
-            self._crew.stop()
-            self._dispatcher.close()
-            for worker in self._dispatcher.workers:
+        except BaseException:  # noqa: BLE001 - no such error is known; if there is one, nobody may wait for ever
+            report_exception()
+            self._starter.stop()
+            for worker in self._workers:
                 worker.process.kill()
         finally:
             self.over = True
-            self._outcomes.fail_all(pool_ended, now=True)
-            self.abandon()
-            self._outcomes.close()
+            self._dispatcher.close()
+            self.task_handler.stop()
+            self.pending.fail_all_now(pool_ended)
+            self.close_after_fork()
+            self.pending.callbacks.stop()
 
-    def _start(self, worker_handler: Thread) -> None:
+    def _start(self, starter_thread: Thread) -> None:
         try:
-            worker_handler.start()
+            starter_thread.start()
         except RuntimeError:  # this process gets no more threads
-            report()
-            self._crew_ended = self._terminating = True
+            report_exception()
+            self._starter_ended = self._terminating = True
 
     def _is_over(self) -> bool:
         return (
-            (self._leaving or self._terminating)
-            and self._crew_ended
-            and not self._dispatcher.workers
-            and not self._inbox
-            and not self._reclaimer.waits
+            (self._exiting or self._terminating)
+            and self._starter_ended
+            and not self._workers
+            and not self._wakeup
+            and not self._lock_recovery.pending
         )
 
     def run_once(self) -> None:
-        again = self._dispatcher.balance()
-        slack = self._dispatcher.slack()
-        if slack > _NAP:
-            sleep(slack)
-        for key, events in self._selector.select(self._timeout(again=again)):
-            worker = key.data
+        """Wait for the next events and handle them."""
+        soon = self._dispatcher.balance()
+        delay = self._dispatcher.coalescing_delay()
+        if delay > _LEAST_DELAY:
+            sleep(delay)
+        for key, events in self._selector.select(self._timeout(soon=soon)):
+            worker: WorkerHandle | None = key.data
             if worker is None:
-                self._inbox.read()
-            elif key.fd == worker.death:
-                self._bury(worker)
-            elif worker in self._dispatcher.workers:
+                self._wakeup.drain()
+            elif key.fd == worker.sentinel:
+                self._on_sentinel(worker)
+            elif worker in self._workers:
                 if events & selectors.EVENT_WRITE:
                     self._write(worker)
                 if events & selectors.EVENT_READ:
                     self._read(worker)
-        self._bury_ended()
-        no_more = self.intake.ended  # before what was posted before it is looked at
-        self._inbox.call_all()
+        self._reap_polled()
+        self._wakeup.run_pending()
         while self._dispatcher.blocked:
             self._watch_writing(self._dispatcher.blocked.popleft())
-        if self._purge.waits:
-            self._purge.look(monotonic())
-        self._end(no_more=no_more)
+        if self._lock_recovery.pending:
+            self._lock_recovery.step(monotonic())
+        self._end()
 
-    def _timeout(self, *, again: bool) -> float | None:
-        if self._kill_at is not None or self._ending or self._purge.waits:
+    def _timeout(self, *, soon: bool) -> float | None:
+        if self._kill_at is not None or self._poll_soon or self._lock_recovery.pending:
             return INTERVAL
-        if again:
+        if soon:
             return _SOON
-        return POLL_INTERVAL if self._unwatched else None
+        return POLL_INTERVAL if self._polled else None
 
-    def _end(self, *, no_more: bool) -> None:
+    def _end(self) -> None:
         """Do what is left to do once the pool is closed or terminated."""
         if self._terminating and self._kill_at is None:
-            self._crew.stop()
+            self._starter.stop()
             self._dispatcher.close()
-            self._outcomes.fail_all(pool_ended, now=True)
-            for worker in self._dispatcher.workers:
-                worker.doomed = "the pool was terminated"
-                worker.process.terminate()
-            self._kill_at = monotonic() + _GRACE
+            self.pending.fail_all_now(pool_ended)
+            for worker in self._workers:
+                worker.terminate("the pool was terminated")
+            self._kill_at = monotonic() + _KILL_DELAY
         elif self._kill_at is not None and monotonic() > self._kill_at:
-            for worker in self._dispatcher.workers:
+            for worker in self._workers:
                 worker.process.kill()
-        elif no_more and not self._leaving and not self._outcomes.pending:  # the last callback wakes this
-            # One look: another thread may add one between two, and nothing would wake this one then.
-            if self._outcomes.are_awaited:
-                if self._dispatcher.is_empty():
-                    self._outcomes.fail_all(pool_ended)  # the pool was closed before their tasks were seen
-                    self._inbox.wake()
-            else:
-                self._leaving = True
-                self._crew.stop()
-                for worker in self._dispatcher.workers:
-                    worker.leave()
+        elif self._closing and not self._exiting and not self.pending:
+            self._exiting = True
+            self._starter.stop()
+            for worker in self._workers:
+                worker.close_input()
+
+    # Workers.
 
     def _add(self, worker: WorkerHandle) -> None:
-        self._dispatcher.workers.append(worker)
+        self._workers.append(worker)
         self._selector.register(worker.sock, selectors.EVENT_READ, worker)
-        if worker.death >= 0:
-            self._selector.register(worker.death, selectors.EVENT_READ, worker)
-        else:
-            self._unwatched.append(worker)
-        if not self._dispatcher.go_on(worker):
+        self._watch_end(worker)
+        if not self._dispatcher.flush(worker):
             self._watch_writing(worker)
         if self._terminating:
             worker.process.terminate()
-        elif self._purge.is_on:
-            sacrifice(worker)
-        elif self._leaving:
-            worker.leave()
+        elif self._exiting:
+            worker.close_input()
+        self._lock_recovery.added(worker)
+
+    def _watch_end(self, worker: WorkerHandle) -> None:
+        if worker.sentinel >= 0:
+            self._selector.register(worker.sentinel, selectors.EVENT_READ, worker)
+        else:
+            self._polled.append(worker)
 
     def _watch_writing(self, worker: WorkerHandle) -> None:
-        has_not_ended = worker in self._dispatcher.workers and worker.sock in self._selector.get_map()
-        if has_not_ended and worker.outgoing:
+        has_not_ended = worker in self._workers and worker.sock in self._selector.get_map()
+        if has_not_ended and worker.send_buffer:
             self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
     def _write(self, worker: WorkerHandle) -> None:
-        """Send more of what did not fit into the pipe of *worker*."""
-        if self._dispatcher.go_on(worker):
+        """Send more of what the socket of *worker* did not take."""
+        if self._dispatcher.flush(worker):
             self._selector.modify(worker.sock, selectors.EVENT_READ, worker)
-            if self._leaving:
-                worker.leave()
+            if self._exiting:
+                worker.close_input()
 
     def _read(self, worker: WorkerHandle) -> bool:
         """Take in what has arrived from *worker*; return whether there may be more."""
@@ -232,74 +235,96 @@ class EventLoop:
             goes_on = worker.reader.receive()
             frames = worker.reader.frames()
             if frames and not worker.ready:
-                self._starts.greeted(worker, frames.pop(0)[1])
-            if len(frames) > len(worker.running):
-                raise ValueError("there are more answers than tasks")  # noqa: TRY301 - one of those below
+                self._startup_failures.first_message(worker, frames.pop(0)[1])
+            if len(frames) > len(worker.in_flight):
+                raise ValueError("there are more outcomes than tasks")  # noqa: TRY301 - handled below like the others
         except BlockingIOError:
             return False
         except ConnectionError:
             goes_on = False
-        except Exception as error:  # noqa: BLE001 - whatever unpickling raises: it costs this worker alone
+        except Exception as error:  # noqa: BLE001 - whatever unpickling raises costs this worker alone
             if worker.ready:
-                worker.doomed = f"what it sent cannot be read in {describe()}: {show_error(error)}"
+                worker.kill_reason = f"what it sent cannot be read in {describe()}: {show_error(error)}"
             worker.process.kill()
             goes_on = False
         if not goes_on:
             self._selector.unregister(worker.sock)
-            self._ending |= worker.death < 0
+            self._poll_soon |= worker in self._polled
             return False
         tasks = self._dispatcher.answered(worker, frames)
-        answers = zip(tasks, frames, strict=True)
-        self._outcomes.set([self._outcomes.load(task, payload) for task, (_, payload) in answers])
+        self.pending.set([_load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)])
         return True
 
-    def _bury_ended(self) -> None:
-        now = monotonic()
-        if not self._unwatched or (now < self._look_at and not self._ending):
-            return
-        self._look_at = now + POLL_INTERVAL
-        for worker in [worker for worker in self._unwatched if has_ended(worker.process)]:
-            self._bury(worker)
-        self._ending = any(worker.sock not in self._selector.get_map() for worker in self._unwatched)
+    def _on_sentinel(self, worker: WorkerHandle) -> None:
+        if worker.is_alive_after_all():
+            self._selector.unregister(worker.process.sentinel)
+            self._watch_end(worker)
+        else:
+            self._reap(worker)
 
-    def _bury(self, worker: WorkerHandle) -> None:
-        """Learn that *worker* has ended: its results are in, its tasks go to others."""
+    def _reap_polled(self) -> None:
+        """Reap the workers that have ended without a descriptor to tell of it."""
+        now = monotonic()
+        if not self._polled or (now < self._next_poll and not self._poll_soon):
+            return
+        self._next_poll = now + POLL_INTERVAL
+        for worker in [worker for worker in self._polled if has_ended(worker.process)]:
+            self._reap(worker)
+        # Even if a worker's socket is kept open: a process that was forked while it was made has a copy.
+        self._poll_soon = any(worker.sock not in self._selector.get_map() for worker in self._polled)
+
+    def _reap(self, worker: WorkerHandle) -> None:
+        """Take in that *worker* has ended: requeue its tasks, and free its locks."""
         while worker.sock in self._selector.get_map() and self._read(worker):
             pass
         if worker.sock in self._selector.get_map():
             self._selector.unregister(worker.sock)
-        if worker.death >= 0:
-            self._selector.unregister(worker.death)
+        if worker in self._polled:
+            self._polled.remove(worker)
         else:
-            self._unwatched.remove(worker)
-        pid = worker.process.pid
+            self._selector.unregister(worker.sentinel)
         tasks = self._dispatcher.remove(worker)
-        code = exit_code(worker.process)
-        held = self._reclaimer.reclaim(pid)
-        self._crew.remove(worker)
+        code = self._starter.reap(worker)
+        held = self._lock_recovery.recover(worker.pid)
+        self._starter.remove(worker)
         for task in tasks:
-            error = WorkerDiedError(pid, code, self._outcomes.name(task), held, worker.doomed)
-            self._outcomes.set([(task.job, task.index, (False, error))])
-        if worker.ready or worker.doomed:
-            self._crew.ask()
+            error = WorkerDiedError(worker.pid, code, task.describe(), held, worker.kill_reason)
+            self.pending.set([(task, False, error)])
+        if worker.ready or worker.kill_reason:
+            self._starter.request_start()
         else:
-            self._go_on(self._starts.ended(code))
+            self._break_if(self._startup_failures.ended(code))
 
-    def _go_on(self, broken: MakeError | None) -> None:
-        """If the pool is *broken*, fail all tasks, and all that come, with what it makes."""
-        if broken is not None:
-            self.intake.broken = broken
-            self._outcomes.fail_all(broken)
+    def _break_if(self, make_error: MakeError | None) -> None:
+        """Break the pool if *make_error* is not None: all jobs, and all that come, get this error."""
+        if make_error is not None:
+            self.task_handler.broken = make_error
+            self.pending.fail_all(make_error)
             self._dispatcher.close()
-            for worker in self._dispatcher.workers:
+            for worker in self._workers:
                 worker.process.terminate()
 
 
-def _leave_to_parent() -> None:
-    """Close what only the pool's process is to use; see ``_crew``."""
-    for channel in list(_channels):
-        channel.abandon()
+def _load(task: Task, payload: memoryview) -> TaskOutcome:
+    outcome = load_outcome(payload, task.describe)
+    if outcome.locks_left:
+        _warn(task, outcome.locks_left)
+    return task, outcome.success, outcome.value
+
+
+def _warn(task: Task, locks_left: list[str]) -> None:
+    names = ", ".join(map(repr, locks_left))
+    message = f"{task.describe()} ended while it held {names}, which has been released"
+    try:
+        warnings.warn(message, RuntimeWarning, 2)
+    except BaseException:  # noqa: BLE001 - warnings may be errors here
+        report_exception()
+
+
+def _close_after_fork() -> None:
+    for event_loop in list(_event_loops):
+        event_loop.close_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(after_in_child=_close_after_fork)

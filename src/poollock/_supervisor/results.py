@@ -1,208 +1,291 @@
-"""What becomes of the results that users wait for; and their callbacks."""
+"""What a user waits for: the results of the pool's methods, by the standard pool's names."""
 
 from __future__ import annotations
 
-import pickle
+import multiprocessing
+import multiprocessing.pool
 import threading
-import warnings
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
-from itertools import groupby
-from multiprocessing.pool import ApplyResult, IMapUnorderedIterator, MapResult
-from operator import itemgetter
-from typing import Any, TypeAlias, cast
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from poollock._backend.describe import describe, show_error
-from poollock._backend.mp_pool import MaybeEncodingError
-from poollock._worker.pickling_errors import function_name
+from poollock._typing import override
 
-from .callbacks import Callbacks, report
-from .failures import MakeError
-from .task import Task
+from .callbacks import report_exception
 
-# The job, the part of it, and whether that succeeded, with its result or its error.
-Outcome: TypeAlias = tuple[int, int, tuple[bool, Any]]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Callback: TypeAlias = "Callable[[Any], object] | None"
 
 
-class PendingResults:
-    """The results that are waited for; the result handler alone sets them.
+class Result(Protocol):
+    """Where the outcomes of a job's tasks go.  Only the thread of the event loop calls these methods."""
+
+    @property
+    @abstractmethod
+    def decided(self) -> bool:
+        """Whether it is known what the user gets; later outcomes change nothing."""
+
+    @abstractmethod
+    def add(self, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - half of an outcome
+        """Take in the outcome of a task."""
+
+    @abstractmethod
+    def finish(self) -> Callable[[], object] | None:
+        """Decide the result, when all outcomes are in; return the callback that is due before ``release``."""
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> Callable[[], object] | None:
+        """Decide that the result is *error*, whatever is in; return the callback that is due."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go whoever waits for the result."""
+
+
+class ApplyResult(multiprocessing.pool.ApplyResult):  # type: ignore[type-arg] # not generic at run time before 3.9
+    """The result of one call.
 
     Args:
-        cache: The results, by number of the job.
-        wake: Called when all callbacks that were due have been called.
+        callback: Called with the result before whoever waits gets it.
+        error_callback: Called with the error instead.
     """
 
-    def __init__(self, cache: dict[int, Any], wake: Callable[[], object]) -> None:
-        self._cache = cache
-        self._callbacks = Callbacks(wake)
-        self._claim = threading.RLock()
-        self._setting: Any = None  # the result whose callback may be running
+    def __init__(self, callback: Callback, error_callback: Callback) -> None:
+        # Not the standard constructor: nothing of what the standard class keeps is used.
+        self._callback = callback
+        self._error_callback = error_callback
+        self._released = threading.Event()
+        self._decided = False
+        self._success = False
+        self._value: Any = None
 
-    @property
-    def pending(self) -> bool:
-        """Whether a callback is still to be called."""
-        return self._callbacks.pending
+    @override
+    def ready(self) -> bool:
+        """Return whether the call has completed."""
+        return self._released.is_set()
 
-    @property
-    def in_callback(self) -> bool:
-        """Whether this is called by a callback."""
-        return self._callbacks.is_calling
+    @override
+    def successful(self) -> bool:
+        """Return whether the call completed without raising.
 
-    @property
-    def are_awaited(self) -> bool:
-        """Whether somebody waits for any."""
-        return bool(self._cache)
+        Raises:
+            ValueError: It has not completed.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._success
 
-    def are_awaited_of(self, job: int) -> bool:
-        """Return whether somebody waits for those of *job*."""
-        return job in self._cache
+    @override
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has completed, *timeout* seconds at most."""
+        self._released.wait(timeout)
 
-    def name(self, task: Task) -> str:
-        """Return how a message names a task: ``send_request, item 7``."""
-        func, result = function_name(task.func), self._cache.get(task.job)
-        first = self.first_item(task)
-        if first is not None:
-            last = first + task.items - 1
-            return f"{func}, item {first}" if first == last else f"{func}, items {first} to {last}"
-        if result is None or isinstance(result, ApplyResult):
-            return func
-        return f"{func}, {'chunk' if task.items else 'item'} {task.index}"
+    @override
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the result, waiting *timeout* seconds for it at most.
 
-    def first_item(self, task: Task) -> int | None:
-        """Return the number of the first item of *task*, if it is a chunk of a map."""
-        result = self._cache.get(task.job)
-        return task.index * cast("Any", result)._chunksize if isinstance(result, MapResult) else None
-
-    def load(self, task: Task, payload: memoryview) -> Outcome:
-        """Return the outcome of *task* that a worker has sent."""
-        value: Any
+        Raises:
+            multiprocessing.TimeoutError: There is no result yet.
+            Exception: What the call raised, or an error of the pool's own: see ``LockedPool``.
+        """
+        self.wait(timeout)
+        if not self.ready():
+            raise multiprocessing.TimeoutError
+        value = self._value
         try:
-            success, value, left = pickle.loads(payload)
-            if not success and type(value) is MaybeEncodingError:
-                value.value = f"{value.value} of {self.name(task)}"
-        except BaseException as error:  # noqa: BLE001 - sys.exit() in a __setstate__ is the task's, too
-            failure = pickle.UnpicklingError(
-                f"the result of {self.name(task)} cannot be unpickled in {describe()}: {show_error(error)}"
-            )
-            failure.__cause__ = error
-            success, value, left = False, failure, None
-        if left:
-            self._warn(task, left)
-        return task.job, task.index, (success, value)
-
-    def _warn(self, task: Task, left: list[str]) -> None:
-        try:
-            message = (
-                f"{self.name(task)} ended while it held {', '.join(map(repr, left))}, which has been released"
-            )
-            warnings.warn(message, RuntimeWarning, 2)
-        except BaseException:  # noqa: BLE001 - warnings may be errors here
-            report()
-
-    def set(self, outcomes: Iterable[Outcome]) -> None:
-        """Set parts of jobs."""
-        for job, parts in groupby(outcomes, itemgetter(0)):
-            result = self._cache.get(job)
-            if result is None:
-                continue
-            if hasattr(result, "_cond"):  # an iterator
-                self._add(result, parts)
-            elif _has_callback(result):
-                for _, index, part in parts:
-                    self._callbacks.put(partial(self._set_in_turn, result, index, part))
-            else:
-                for _, index, part in parts:
-                    if job in self._cache:  # an iterable may be longer than it said
-                        result._set(index, part)
-
-    def _set_in_turn(self, result: Any, index: int, outcome: tuple[bool, Any]) -> None:
-        with self._claim:
-            if result._job not in self._cache:  # it has failed meanwhile, because the pool has ended
-                return
-            self._setting = result
-        try:
-            result._set(index, outcome)
+            if self._success:
+                return value
+            raise value
         finally:
-            self._setting = None
+            # The error leads to this frame: without these names it does not lead back to itself.
+            del self, value
 
-    def _add(self, results: Any, parts: Iterable[Outcome]) -> None:
-        """Do what ``_set`` of an iterator does, waking the thread that waits once, not for each part."""
-        unordered = isinstance(results, IMapUnorderedIterator)
-        with results._cond:
-            before = results._index
-            for _, index, part in parts:
-                if not (unordered or index == results._index):
-                    results._unsorted[index] = part
-                    continue
-                results._items.append(part)
-                results._index += 1
-                while results._index in results._unsorted:
-                    results._items.append(results._unsorted.pop(results._index))
-                    results._index += 1
-            results._cond.notify(results._index - before)  # one for each part, as the standard pool
-            if results._index == results._length:
-                results._cond.notify_all()  # there is no more for the others
-                del self._cache[results._job]
-                results._pool = None
+    @property
+    def decided(self) -> bool:
+        """Whether it is known what ``get`` gives."""
+        return self._decided
 
-    def set_length(self, results: Any, length: int) -> None:
-        """Say how many results an iterator has."""
-        if results._job in self._cache:
-            results._set_length(length)
-            with results._cond:
-                if results._index == length:
-                    results._cond.notify_all()
+    def add(self, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - see Result
+        """Take in the outcome of the call."""
+        self._success, self._value = success, value
 
-    def end(self, job: int, index: int, error: BaseException) -> None:
-        """Give what an iterable raised to whoever waits: no part comes after it."""
-        result = self._cache.get(job)
-        if isinstance(result, MapResult):  # it would wait for as many parts as there should have been
-            self._fail_in_turn(result, error)
-        else:
-            self.set([(job, index, (False, error))])
+    def finish(self) -> Callable[[], object] | None:
+        """Decide the result; return the callback that is due."""
+        self._decided = True
+        callback = self._callback if self._success else self._error_callback
+        self._callback = self._error_callback = None
+        return None if callback is None else partial(_call, callback, self._value)
 
-    def fail_all(self, make_error: MakeError, *, now: bool = False) -> None:
-        """Give an error to everybody who waits; *now* even if a callback is running, or others are due."""
-        for result in list(self._cache.values()):
-            if now:
-                self._fail(result, make_error(), now=True)
-            else:
-                self._fail_in_turn(result, make_error())
+    def fail(self, error: BaseException) -> Callable[[], object] | None:
+        """Decide that the result is *error*; return the callback that is due."""
+        self._success, self._value = False, error
+        return self.finish()
 
-    def _fail_in_turn(self, result: Any, error: BaseException) -> None:
-        if _has_callback(result):
-            self._callbacks.put(partial(self._fail, result, error))  # after what is to be set before
-        else:
-            self._fail(result, error)
+    def release(self) -> None:
+        """Let go whoever waits."""
+        self._released.set()
 
-    def _fail(self, result: Any, error: BaseException, *, now: bool = False) -> None:
-        with self._claim:
-            if result is self._setting:
-                if not self._callbacks.stopped:  # else it has been told
-                    self._callbacks.put(partial(self._fail, result, error))
-                return
-            if self._cache.pop(result._job, None) is None:
-                return
-        result._pool = None
-        if hasattr(result, "_cond"):  # an iterator
-            with result._cond:
-                result._items.append((False, error))
-                result._index += 1
-                result._length = result._index
-                result._cond.notify_all()
+
+class MapResult(ApplyResult, multiprocessing.pool.MapResult):  # type: ignore[type-arg] # the same
+    """The result of ``map`` or ``starmap``: a list, in the order of the items."""
+
+    def __init__(self, callback: Callback, error_callback: Callback) -> None:
+        super().__init__(callback, error_callback)
+        self._success = True
+        self._chunks: dict[int, list[Any]] = {}
+
+    @override
+    def add(self, index: int, success: bool, value: Any) -> None:
+        if success:
+            self._chunks[index] = value
+        elif self._success:  # the first error is the one that is raised
+            self._success, self._value = False, value
+
+    @override
+    def finish(self) -> Callable[[], object] | None:
+        if self._success:
+            self._value = [value for index in range(len(self._chunks)) for value in self._chunks[index]]
+        self._chunks = {}
+        return super().finish()
+
+
+class ResultQueue:
+    """The results of ``imap``, between the event loop and the iterator that the user has.
+
+    Args:
+        ordered: Whether the results come in the order of the items.
+        chunked: Whether a task's result is a list, of the results of its items.
+    """
+
+    def __init__(self, *, ordered: bool, chunked: bool) -> None:
+        self._ordered = ordered
+        self._chunked = chunked
+        self._next = 0  # the task whose outcome is next in order
+        self._early: dict[int, tuple[bool, Any]] = {}
+        # In C: a signal handler or a finalizer may use it in the middle of a call of its own thread.
+        self._ready: SimpleQueue[tuple[bool, Any] | None] = SimpleQueue()  # None is the end
+        self.decided = False
+
+    def add(self, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - see Result
+        """Take in the outcome of a task."""
+        if not self._ordered:
+            self._put(success, value)
             return
-        result._success, result._value = False, error
-        if now:
-            result._event.set()
-        if result._error_callback:
-            call = partial(result._error_callback, error)
-            self._callbacks.put(call) if now else call()
-        result._event.set()
+        if index != self._next:
+            self._early[index] = success, value
+            return
+        self._put(success, value)
+        self._next += 1
+        while self._next in self._early:
+            self._put(*self._early.pop(self._next))
+            self._next += 1
+
+    def _put(self, success: bool, value: Any) -> None:  # noqa: FBT001 - see Result
+        if self._chunked and success:
+            for item in value:
+                self._ready.put((True, item))
+        else:
+            self._ready.put((success, value))
+
+    def finish(self) -> None:
+        """Say that no more results come."""
+        self.decided = True
+        self._ready.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Say that *error* comes, after what has come so far, and then nothing more."""
+        self._ready.put((False, error))
+        self.finish()
+
+    def release(self) -> None:
+        """Do nothing: whoever waits has seen the end."""
+
+    def get(self, timeout: float | None) -> tuple[bool, Any] | None:
+        """Return whether an item succeeded, and its result or its error; None at the end.
+
+        Raises:
+            multiprocessing.TimeoutError: None has come in time.
+        """
+        try:
+            outcome = self._ready.get(timeout=None if timeout is None else max(0, timeout))
+        except Empty:
+            raise multiprocessing.TimeoutError from None
+        if outcome is None:
+            self._ready.put(None)  # other threads that wait are to see it, too
+        return outcome
+
+
+class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-arg] # not generic at run time
+    """The results of ``imap``, each as soon as it is there.
+
+    Once the first result has been asked for, an iterator that is closed or dropped takes no more
+    items, and its tasks that no worker has begun are not run.
+
+    Args:
+        results: Where the results come from.
+        cancel: Called when no more results are wanted.
+    """
+
+    def __init__(self, results: ResultQueue, cancel: Callable[[], object]) -> None:
+        # Not the standard constructor: nothing of what the standard class keeps is used.
+        self._results = results
+        self._cancel = cancel
+        self._begun = False
+        self._closed = False
+
+    @override
+    def __iter__(self) -> Self:
+        return self
+
+    @override
+    def next(self, timeout: float | None = None) -> Any:
+        """Return the next result, waiting *timeout* seconds for it at most.
+
+        Raises:
+            StopIteration: There are no more results.
+            multiprocessing.TimeoutError: It is not there yet.
+            Exception: What the call raised, or an error of the pool's own: see ``LockedPool``.
+        """
+        self._begun = True
+        if self._closed:
+            raise StopIteration
+        outcome = self._results.get(timeout)
+        if outcome is None:
+            raise StopIteration
+        success, value = outcome
+        try:
+            if success:
+                return value
+            raise value
+        finally:
+            del self, value, outcome  # as in ApplyResult.get
+
+    @override
+    def __next__(self, timeout: float | None = None) -> Any:
+        return self.next(timeout)
 
     def close(self) -> None:
-        """Call no more callbacks than those that are due."""
-        self._callbacks.stop()
+        """Take no more items; tasks that no worker has begun are not run."""
+        self._closed = True
+        self._cancel()
+
+    def __del__(self) -> None:
+        # Before the first result is asked for, the iterator may have been dropped on purpose: as with
+        # the standard pool, pool.imap(f, items) alone runs f on all of them.
+        if self._begun:
+            self._cancel()
 
 
-def _has_callback(result: Any) -> bool:
-    return bool(getattr(result, "_callback", None) or getattr(result, "_error_callback", None))
+class UnorderedResultIterator(ResultIterator, multiprocessing.pool.IMapUnorderedIterator):  # type: ignore[type-arg] # the same
+    """The results of ``imap_unordered``, in the order in which they come."""
+
+
+def _call(callback: Callable[[Any], object], value: Any) -> None:
+    try:
+        callback(value)
+    except BaseException:  # noqa: BLE001 - sys.exit() in it must not keep the pool from its end
+        report_exception()

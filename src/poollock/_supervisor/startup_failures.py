@@ -1,4 +1,4 @@
-"""Workers that end before they are ready, or cannot be started: how many in a row there may be."""
+"""Workers that end before they are ready, or cannot be started: how many in a row a pool puts up with."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from .failures import MakeError, initializer_failed, starts_failed
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
 
-_MOST = 3
-_MOST_KILLED = 12  # perhaps nothing is wrong with them
+_LIMIT = 3
+_LIMIT_IF_KILLED = 12  # perhaps nothing is wrong with a worker that somebody else has killed
 
 
 class StartupFailures:
-    """Has a worker replaced that was never ready, unless there were too many of them.
+    """Has workers replaced that were never ready, unless there were too many in a row.
 
     Args:
-        crew: StartupFailures the workers.
+        starter: Starts the workers.
         workers: Those that there are.
     """
 
-    def __init__(self, crew: WorkerStarter, workers: Iterable[WorkerHandle]) -> None:
-        self._crew = crew
+    def __init__(self, starter: WorkerStarter, workers: Iterable[WorkerHandle]) -> None:
+        self._starter = starter
         self._workers = workers
-        self._cause: tuple[str, str] | None = None  # what the initializer raised
+        self._initializer_error: tuple[str, str] | None = None  # what it raised, and the traceback
 
-    def greeted(self, worker: WorkerHandle, payload: memoryview) -> None:
-        """Hear from a worker for the first time: it is ready, or what its initializer raised."""
+    def first_message(self, worker: WorkerHandle, payload: memoryview) -> None:
+        """Take in the first message of a worker: it is ready, or says what its initializer raised."""
         if payload:
-            self._cause = pickle.loads(payload)
+            self._initializer_error = pickle.loads(payload)
         else:
             worker.ready = True
-            self._crew.failures = 0
-            self._cause = None
+            self._starter.failures = 0
+            self._initializer_error = None
 
     def ended(self, code: int | None) -> MakeError | None:
-        """Learn that a worker has ended before it was ready.
+        """Take in that a worker has ended before it was ready.
 
         Args:
             code: Its exit code, if that is known.
@@ -48,26 +48,26 @@ class StartupFailures:
         Returns:
             What makes the error of all tasks, if it was one too many.
         """
-        by_itself = self._cause is not None or (code is not None and code >= 0)
-        return self._count(describe_exit(code), _MOST if by_itself else _MOST_KILLED)
+        by_itself = self._initializer_error is not None or (code is not None and code >= 0)
+        return self._count(describe_exit(code), _LIMIT if by_itself else _LIMIT_IF_KILLED)
 
-    def failed(self, error: BaseException) -> Callable[[], MakeError | None]:
+    def not_started(self, error: BaseException) -> Callable[[], MakeError | None]:
         """Return what is to be called, as ``ended``, for a worker that could not be started.
 
-        This itself runs in any thread, and the user's code in it: that of the error.
+        This itself runs in any thread, because the text of *error* is made by code of the user.
         """
         if isinstance(error, ProcessStartError):
             return partial(self.ended, error.code)
-        return partial(self._count, f"could not be started: {show_error(error)}", _MOST)
+        return partial(self._count, f"could not be started: {show_error(error)}", _LIMIT)
 
-    def _count(self, how: str, most: int) -> MakeError | None:
-        self._crew.failures += 1
-        if self._crew.stopped:
+    def _count(self, how: str, limit: int) -> MakeError | None:
+        self._starter.failures += 1
+        if self._starter.stopped:
             return None
-        if self._crew.failures < most or any(worker.ready for worker in self._workers):
-            self._crew.ask()
+        if self._starter.failures < limit or any(worker.ready for worker in self._workers):
+            self._starter.request_start()
             return None
-        self._crew.stop()
-        if self._cause:
-            return partial(initializer_failed, self._cause)
-        return partial(starts_failed, self._crew.failures, how)
+        self._starter.stop()
+        if self._initializer_error:
+            return partial(initializer_failed, self._initializer_error)
+        return partial(starts_failed, self._starter.failures, how)

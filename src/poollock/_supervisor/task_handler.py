@@ -1,90 +1,124 @@
-"""The task handler: takes the tasks from the users' iterables and hands them out."""
+"""The task handler: takes the tasks out of the jobs, pickles them, and gives them to the dispatcher."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from poollock._backend.describe import show_error
-from poollock._backend.mp_pool import helper_reraises_exception
 from poollock._worker.pickling_errors import explain_pickling_error
 from poollock._worker.task_pickling import dump_task
 
-from .callbacks import report
+from .callbacks import report_exception
 from .dispatcher import Dispatcher
 from .failures import MakeError, task_handler_failed
-from .results import PendingResults
+from .jobs import Job, PendingJobs
 from .task import Task
 from .wakeup import Wakeup
+
+_TURN = 64  # tasks that are taken from a job before it is another one's turn
 
 
 class TaskHandler:
     """What lies between the methods of a pool and the dispatcher.
 
+    The jobs take turns in one thread.  A job whose iterable may block, such as a generator that
+    reads from a network, has a thread of its own, and keeps no other job waiting.
+
     Args:
         dispatcher: Gets the tasks.
-        outcomes: The results that are waited for.
-        inbox: Of the result handler, which alone may set results.
+        pending: The jobs whose results are awaited.
+        wakeup: Of the event loop, the only thread that sets results.
 
     Attributes:
-        broken: Makes the error that each task gets from now on, if the pool is broken.
-        ended: Whether no more tasks will come.
+        broken: Makes the error that each job gets from now on, if the pool is broken.
     """
 
-    def __init__(self, dispatcher: Dispatcher, outcomes: PendingResults, inbox: Wakeup) -> None:
+    def __init__(self, dispatcher: Dispatcher, pending: PendingJobs, wakeup: Wakeup) -> None:
         self.broken: MakeError | None = None
-        self.ended = False
         self._dispatcher = dispatcher
-        self._outcomes = outcomes
-        self._inbox = inbox
+        self._pending = pending
+        self._wakeup = wakeup
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
 
-    def run(self, tasks: SimpleQueue[Any]) -> None:
-        """Be the thread that takes what the pool's methods put into *tasks*, until that is None."""
-        for sequence, set_length in iter(tasks.get, None):
-            try:
-                self._put_all(sequence, set_length)
-            except BaseException as error:  # noqa: BLE001 - none is known; nobody is to wait for ever if there is one
-                report()
-                failure = partial(task_handler_failed, show_error(error))
-                self._inbox.post(partial(self._outcomes.fail_all, failure))
-            del sequence, set_length  # nothing of it is to stay alive until the next comes
-        self.ended = True
-        self._inbox.wake()
-
-    def _put_all(self, sequence: Iterable[Any], set_length: Any) -> None:
-        count = 0
-        for count, task in enumerate(sequence, 1):  # noqa: B007 - it is used below
-            if not self._put(*task):
+    def put(self, job: Job) -> None:
+        """Have the tasks of *job* taken."""
+        if not job.at_hand:
+            with suppress(RuntimeError):  # this process gets no more threads
+                Thread(target=self._run_one, args=(job,), name="poollock-iterable", daemon=True).start()
                 return
-        if set_length is not None:
-            self._inbox.post(partial(self._outcomes.set_length, set_length.__self__, count))
+        self._jobs.put(job)
 
-    def _put(self, job: int, index: int, func: Any, args: tuple[Any, ...], kwds: Any) -> bool:
-        if not self._outcomes.are_awaited_of(job):  # it has failed as a whole
+    def stop(self) -> None:
+        """End the thread, which takes no more tasks."""
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        """Be the thread that takes the tasks of all jobs in turns, until ``stop``."""
+        turns: deque[Job] = deque()
+        while True:
+            with suppress(Empty):
+                job = self._jobs.get(block=not turns)
+                if job is None:
+                    return
+                turns.append(job)
+            job = turns.popleft()
+            if self._take_turn(job):
+                turns.append(job)
+            del job  # or it would be in memory until the next one comes
+
+    def _run_one(self, job: Job) -> None:
+        """Be the thread of one job."""
+        while self._take_turn(job):
+            pass
+
+    def _take_turn(self, job: Job) -> bool:
+        """Take some tasks of *job*; return whether there may be more."""
+        try:
+            return all(self._take_task(job) for _ in range(_TURN))
+        except BaseException as error:  # noqa: BLE001 - no such error is known; if there is one, nobody may wait for ever
+            report_exception()
+            failure = task_handler_failed(show_error(error))
+            self._wakeup.call_soon_threadsafe(partial(self._pending.fail, job, failure))
             return False
-        if func is helper_reraises_exception:  # what an iterable raised
-            self._inbox.post(partial(self._outcomes.end, job, index, args[0]))
-        elif self.broken:
-            self._fail(job, index, self.broken())
-        else:
-            made = Task(job, index, func, args)
-            try:
-                made.payload = dump_task(func, args, kwds)
-            except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's, too
-                self._fail(job, index, self._explained(error, made, func, args, kwds))
-            else:
-                self._dispatcher.put(made)
+
+    def _take_task(self, job: Job) -> bool:
+        if job.is_over:
+            job.end_of_tasks()
+            return False
+        if self.broken:
+            self._wakeup.call_soon_threadsafe(partial(self._pending.fail, job, self.broken()))
+            return False
+        try:
+            taken = job.next_task()
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in an iterable is its job's error
+            end = partial(self._pending.end_of_tasks, job, job.end_of_tasks(), error)
+            self._wakeup.call_soon_threadsafe(end)
+            return False
+        if taken is None:
+            if job.count is None:
+                end = partial(self._pending.end_of_tasks, job, job.end_of_tasks())
+                self._wakeup.call_soon_threadsafe(end)
+            return False
+        task, arguments = taken
+        try:
+            task.payload = dump_task(job.how, job.func, arguments, job.kwds)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's error
+            outcome = (task, False, _explain(error, task, arguments))
+            self._wakeup.call_soon_threadsafe(partial(self._pending.set, [outcome]))
+            return True
+        del taken, arguments  # while this waits for room, they need not be in memory
+        self._dispatcher.put(task)
         return True
 
-    def _explained(self, error: BaseException, task: Task, *what: Any) -> BaseException:
-        if isinstance(error, Exception):
-            with suppress(BaseException):  # whatever the user's objects do when they are looked at
-                name, first = self._outcomes.name(task), self._outcomes.first_item(task)
-                return explain_pickling_error(error, *what, name=name, first=first)
-        return error
 
-    def _fail(self, job: int, index: int, error: BaseException) -> None:
-        self._inbox.post(partial(self._outcomes.set, [(job, index, (False, error))]))
+def _explain(error: BaseException, task: Task, arguments: tuple[Any, ...]) -> BaseException:
+    if isinstance(error, Exception):
+        with suppress(BaseException):  # whatever the user's objects do when they are looked at
+            labelled = task.job.label(task, arguments)
+            return explain_pickling_error(error, task.job.func, labelled, task.describe())
+    return error

@@ -11,115 +11,147 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from poollock._backend.process import ProcessStartError
+from poollock._backend.process import ProcessStartError, is_gone
 from poollock._locks.shared_words import shared_words
 from poollock._worker.framing import FrameReader, header
-from poollock._worker.main import WORDS, StartupData, WorkerEnd
+from poollock._worker.main import WORDS, StartupData, WorkerSocket
 
 from .task import Task
-
-_SENDING = ("spawn", "forkserver")  # start methods by which the parent sends what it starts with
 
 _workers: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
 
 
 class WorkerState:
-    """What a worker shares with the pool beside its pipe; the worker that replaces it has it next."""
+    """The memory that a worker shares with the pool; the worker that replaces it has it next."""
 
     def __init__(self, ctx: BaseContext) -> None:
         self.words = shared_words(WORDS)
-        self.claims: Any = ctx.Lock()
+        self.lock: Any = ctx.Lock()
 
-    def clear(self) -> None:
-        """Make the slot as new, after the death of its worker, which may have had the claims."""
-        if self.claims._semlock._is_zero():
-            self.claims._semlock.release()
+    def reset(self) -> None:
+        """Make it as new, after the death of its worker, which may have held the lock."""
+        if self.lock._semlock._is_zero():
+            self.lock._semlock.release()
         for word in range(WORDS):
             self.words.view[word] = 0
 
 
 class WorkerHandle:
-    """What the pool knows of one worker."""
+    """What the pool knows of one worker.
 
-    def __init__(self, slot: WorkerState, maxtasks: int | None) -> None:
-        self.slot = slot
+    Args:
+        state: The memory that it shares with the worker.
+        maxtasks: How many tasks the worker runs; None is no limit.
+    """
+
+    def __init__(self, state: WorkerState, maxtasks: int | None) -> None:
+        self.state = state
         self.maxtasks = maxtasks or sys.maxsize
-        self.death = -1  # a descriptor that is readable once the worker has ended
         self.sock, worker_sock = socket.socketpair()
         _workers.add(self)
         self.sock.settimeout(0)
-        self.end = WorkerEnd(worker_sock)
+        self.worker_socket = WorkerSocket(worker_sock)
         self.reader = FrameReader(self.sock)
         self.process: Any = None
         self.startup_data = StartupData()
-        self.ready = False
-        self.doomed = ""  # why the pool itself ends it
-        self.running: deque[Task] = deque()  # what it has, in order; it runs the first
-        self.outgoing: deque[memoryview] = deque()  # what did not fit into its pipe yet
+        self.sentinel = -1  # a descriptor that is readable once the worker has ended, and not before
+        self.ready = False  # its initializer has returned
+        self.kill_reason = ""  # why the pool itself ended it
+        self.in_flight: deque[Task] = deque()  # the tasks that it was sent, in order; it runs the first
+        self.send_buffer: deque[memoryview] = deque()  # what its socket did not take yet
         self.number = 0  # of the task that was sent last
-        self.done = 0
-        self.seen = 0  # the number that it ran when the pool looked last
-        self.ahead = 1  # how many tasks it is to have at once
+        self.done = 0  # tasks
+        self.last_begun = 0  # the number of the task that it ran at the last check
+        self.prefetch = 1  # how many tasks it should have at once
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        pid: int = self.process.pid
+        return pid
 
     def start(self) -> None:
-        """Start the worker; its own end of the pipe is then open in it alone.
+        """Start the worker; its own end of the socket pair is then open in it alone.
 
         Raises:
             ProcessStartError: It has ended meanwhile.
         """
-        if sys.platform != "win32" and getattr(self.process, "_start_method", None) in _SENDING:
-            from poollock._backend.popen import prepare  # noqa: PLC0415 - a pool that forks starts sooner without it
-
-            prepare(self.process)
         try:
             self.process.start()
         except (ConnectionError, EOFError) as error:
-            if not self.startup_data.payload:  # it comes from the pickling of that
+            if not self.startup_data.payload:  # the error comes from pickling that
                 raise
             raise ProcessStartError(None) from error
-        self.end.sock.close()
+        self.worker_socket.sock.close()
         payload = self.startup_data.payload
         if payload:
-            self.outgoing.extend(map(memoryview, (header(payload, 0), payload)))
+            self.send_buffer.extend(map(memoryview, (header(payload, 0), payload)))
         self.startup_data = StartupData()
 
     def watch(self) -> None:
-        """Get what tells of the worker's death.
+        """Get the descriptor that tells of the worker's end.
 
-        A descriptor of the process itself, where there is one: the standard sentinel is a pipe,
-        and what the worker has forked, or the pool's process beside it, holds its other end too.
-        Elsewhere it is the end of the worker's own pipe, which neither of them keeps open, and a look
-        now and then: a process that is forked while the pipe is made or closed has a copy.
+        The sentinel of multiprocessing is a pipe.  Under fork and spawn its other end is open in whatever
+        the worker has forked, too: a descriptor of the process itself takes its place, if the system
+        has one.  Under forkserver it is open in the fork server alone, which writes the exit code.
         """
-        if hasattr(os, "pidfd_open"):
-            with suppress(OSError):  # not allowed here, no descriptor left, or the worker is no more
-                self.death = os.pidfd_open(self.process.pid)
+        if self._has_fork_server or self._open_pidfd(self.process.sentinel):
+            self.sentinel = self.process.sentinel
+
+    def is_alive_after_all(self) -> bool:
+        """Return whether the sentinel told of the end of the fork server; then watch the worker itself."""
+        if not self._has_fork_server or is_gone(self.pid):
+            return False
+        self.sentinel = self.process.sentinel if self._open_pidfd(self.process.sentinel) else -1
+        return True
+
+    @property
+    def _has_fork_server(self) -> bool:
+        return getattr(self.process._popen, "method", None) == "forkserver"
+
+    def _open_pidfd(self, number: int) -> bool:
+        """Open a descriptor of the worker's process under *number*; return False if there is none."""
+        if not hasattr(os, "pidfd_open"):
+            return False
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:  # not allowed here, no descriptor left, or the worker is no more
+            return False
+        os.dup2(pidfd, number, inheritable=False)
+        os.close(pidfd)
+        return True
+
+    def kill(self, reason: str) -> None:
+        """Send the worker SIGKILL; *reason* is what the error of its task says."""
+        self.kill_reason = reason
+        self.process.kill()
+
+    def terminate(self, reason: str) -> None:
+        """Send the worker SIGTERM; *reason* is what the error of its task says."""
+        self.kill_reason = reason
+        self.process.terminate()
 
     def close(self) -> None:
-        """Close what the pool's process has open for the worker."""
+        """Close what the pool's process has open for the worker; its process object keeps its sentinel."""
         self.sock.close()
-        # Forgotten first: a child that is forked meanwhile must not close what has its number by then.
-        death, self.death = self.death, -1
-        if death >= 0:
-            os.close(death)
 
-    def leave(self) -> None:
+    def close_input(self) -> None:
         """Tell the worker that no more task will come, unless something is still on its way."""
-        if not self.outgoing:
+        if not self.send_buffer:
             with suppress(OSError):  # it has ended
                 self.sock.shutdown(socket.SHUT_WR)
 
-    def room(self, limit: int) -> int:
+    def capacity(self, limit: int) -> int:
         """Return how many more tasks may be sent, if the worker is to have *limit*."""
-        if not self.ready or self.outgoing or self.doomed:
+        if not self.ready or self.send_buffer or self.kill_reason:
             return 0
-        return min(limit, self.maxtasks - self.done) - len(self.running)
+        return min(limit, self.maxtasks - self.done) - len(self.in_flight)
 
 
-def _close_parents_ends() -> None:
+def _close_after_fork() -> None:
     """Close the ends that only the pool's process may have open.
 
-    A worker learns from the end of its pipe that the pool has ended; it would not if
+    A worker learns from the end of its socket that the pool has ended; it would not if
     processes that were forked later, workers of other pools say, held the same end open.
     """
     for worker in list(_workers):
@@ -127,4 +159,4 @@ def _close_parents_ends() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_parents_ends)
+    os.register_at_fork(after_in_child=_close_after_fork)

@@ -1,4 +1,4 @@
-"""The workers as the pool's process knows them, and their starting."""
+"""Starts the workers of a pool, and those that replace them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from poollock._backend.sigint import block_sigint
+from poollock._backend.process import exit_code
+from poollock._backend.signals import block_signals
 from poollock._worker.main import InitArgs, StartupData, run_worker
 
 from .worker_handle import WorkerHandle, WorkerState
 
-_PAUSE = 0.1  # seconds before another start, for each that failed before
+_PAUSE = 0.1  # seconds before another start, for each worker in a row that failed to start
 _LONGEST_PAUSE = 1.0  # seconds
+_LOCK_TIMEOUT = 2.0  # seconds
 
 
 class WorkerStarter:
-    """StartupFailures the workers, and those that replace them.
+    """Starts the workers, and those that replace them.
 
     Args:
         ctx: The context that starts them.
         make_process: What makes a process: ``Process`` of the pool.
         size: How many workers there should be.
-        maxtasks: How many tasks each of them runs.
-        setup: Called for what each puts in place first.
+        maxtasks: How many tasks each of them runs; None is no limit.
+        make_init_args: Called for what each worker puts in place first.
     """
 
     def __init__(
@@ -33,74 +35,90 @@ class WorkerStarter:
         make_process: Callable[..., Any],
         size: int,
         maxtasks: int | None,
-        setup: Callable[[], InitArgs],
+        make_init_args: Callable[[], InitArgs],
     ) -> None:
         self.processes: list[Any] = []
         self.failures = 0  # workers in a row that ended before they were ready
         self._ctx = ctx
         self._make_process = make_process
         self._maxtasks = maxtasks
-        self._setup = setup
-        self._slots = [WorkerState(ctx) for _ in range(size)]
+        self._make_init_args = make_init_args
+        self._free_states = [WorkerState(ctx) for _ in range(size)]
         self._paused = False
         self._starting = threading.Lock()
-        self._wanted = threading.Event()
+        # multiprocessing asks every child for its exit code when it starts one.  Of two threads that
+        # ask a child of the fork server, one is told 255.
+        self._asking = threading.Lock()
+        self._requested = threading.Event()
         self._stopping = threading.Event()
 
-    def fill(self) -> tuple[list[WorkerHandle], BaseException | None]:
+    def start_missing(self) -> tuple[list[WorkerHandle], BaseException | None]:
         """Start the workers that are missing; return them, and why there are not more."""
         started: list[WorkerHandle] = []
         with self._starting:
-            # All before the first start: what is written to after a fork is copied first.
+            # All are made before the first start: memory that is written to after a fork is copied first.
             made, error = self._make_all()
             try:
                 for worker in made:
                     if self.stopped:
                         break
-                    worker.start()
+                    with self._asking:
+                        worker.start()
                     self.processes.append(worker.process)
                     started.append(worker)
-            except BaseException as why:  # noqa: BLE001 - for the caller to raise or to tell
-                return started, why
+            except BaseException as reason:  # noqa: BLE001 - for the caller, to raise or to report
+                return started, reason
             finally:
                 for worker in made[len(started) :]:
                     worker.close()
-                    worker.end.sock.close()
-                    self._slots.append(worker.slot)
+                    worker.worker_socket.sock.close()
+                    self._free_states.append(worker.state)
         return started, error
 
     def _make_all(self) -> tuple[list[WorkerHandle], BaseException | None]:
         made: list[WorkerHandle] = []
         try:
-            while self._slots and not (self._paused or self.stopped):
-                made.append(self._make(self._slots.pop()))
+            while self._free_states and not (self._paused or self.stopped):
+                made.append(self._make(self._free_states.pop()))
         except BaseException as error:  # noqa: BLE001 - no descriptor is left, say: the others are of use
             return made, error
         return made, None
 
-    def _make(self, slot: WorkerState) -> WorkerHandle:
+    def _make(self, state: WorkerState) -> WorkerHandle:
         try:
-            worker = WorkerHandle(slot, self._maxtasks)
-            worker.startup_data = StartupData((slot.words, slot.claims, self._setup()))
+            worker = WorkerHandle(state, self._maxtasks)
+            worker.startup_data = StartupData((state.words, state.lock, self._make_init_args()))
             worker.process = self._make_process(
-                self._ctx, target=run_worker, args=(worker.end, worker.maxtasks, worker.startup_data)
+                self._ctx,
+                target=run_worker,
+                args=(worker.worker_socket, worker.maxtasks, worker.startup_data),
             )
         except BaseException:
-            self._slots.append(slot)
+            self._free_states.append(state)
             raise
         worker.process.name = worker.process.name.replace("Process", "PoolWorker")
         worker.process.daemon = True
         return worker
 
+    def reap(self, worker: WorkerHandle) -> int | None:
+        """Return the exit code of a worker that has ended, if that is known."""
+        # With a time limit: a start may be kept waiting, by a fork server that was stopped.
+        locked = self._asking.acquire(timeout=_LOCK_TIMEOUT)
+        try:
+            return exit_code(worker.process)
+        finally:
+            if locked:
+                self._asking.release()
+
     def remove(self, worker: WorkerHandle) -> None:
         """Forget a worker that has ended."""
-        worker.slot.clear()
-        self._slots.append(worker.slot)
+        worker.state.reset()
+        self._free_states.append(worker.state)
         self.processes.remove(worker.process)
 
-    def ask(self) -> None:
-        """Let the thread of ``keep`` start what is missing."""
-        self._wanted.set()
+    def request_start(self) -> None:
+        """Have the thread of ``run`` start what is missing."""
+        self._requested.set()
 
     def pause(self) -> None:
         """Start no worker before ``resume``."""
@@ -109,7 +127,7 @@ class WorkerStarter:
     def resume(self) -> None:
         """Start what is missing again."""
         self._paused = False
-        self.ask()
+        self.request_start()
 
     def is_empty(self) -> bool:
         """Return whether there is no worker, nor one that is just being started."""
@@ -126,22 +144,22 @@ class WorkerStarter:
     def stop(self) -> None:
         """Start no more workers."""
         self._stopping.set()
-        self._wanted.set()
+        self._requested.set()
 
-    def keep(self, add: Callable[[WorkerHandle], None], failed: Callable[[BaseException], None]) -> None:
+    def run(self, add: Callable[[WorkerHandle], None], fail: Callable[[BaseException], None]) -> None:
         """Be the thread that starts replacements, until ``stop``.
 
         Args:
             add: Called with each worker that was started.
-            failed: Called when one could not be.
+            fail: Called with the error if one could not be started.
         """
-        block_sigint()  # its workers inherit that
+        block_signals(self._ctx)  # the workers inherit that
         while not self.stopped:
-            self._wanted.wait()
-            self._wanted.clear()
+            self._requested.wait()
+            self._requested.clear()
             self._stopping.wait(min(self.failures * _PAUSE, _LONGEST_PAUSE))
-            started, error = self.fill()
+            started, error = self.start_missing()
             for worker in started:
                 add(worker)
             if error is not None:
-                failed(error)
+                fail(error)

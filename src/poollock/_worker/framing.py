@@ -12,12 +12,12 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 
 HEADER = struct.Struct("=QQ")  # bytes that follow; a number
-_ROOM = 1 << 14  # bytes to read at once
-_KEPT = 1 << 21  # bytes of a buffer that is not given back after a large message
+_READ_SIZE = 1 << 14  # bytes to read at once
+_MAX_KEPT = 1 << 21  # bytes; a larger buffer is freed after the message that it was made for
 
 
 class _Pickler(pickle.Pickler):
-    # ForkingPickler's own table, which it makes anew for every message.
+    # The table of ForkingPickler, which builds it anew for every message.
     dispatch_table: Any = ChainMap[Any, Any](  # noqa: RUF012 - it is never written to
         cast("Any", ForkingPickler)._extra_reducers, cast("Any", copyreg.dispatch_table)
     )
@@ -44,7 +44,7 @@ class FrameReader:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._view = memoryview(b"")  # until the first message: a pool starts faster without it
+        self._view = memoryview(b"")  # allocated with the first message: a pool starts faster without it
         self._start = 0  # of what was read and not yet taken
         self._end: int = 0
         self._length = 0  # of the frame that begins at start, if it has arrived in part
@@ -58,11 +58,11 @@ class FrameReader:
         """
         if self._start == self._end:
             self._start = self._end = 0
-            if not _ROOM <= len(self._view) <= _KEPT:
-                self._view = memoryview(bytearray(_ROOM))
+            if not _READ_SIZE <= len(self._view) <= _MAX_KEPT:
+                self._view = memoryview(bytearray(_READ_SIZE))
         elif self._start + max(self._length, HEADER.size) > len(self._view) or self._end == len(self._view):
             rest = self._view[self._start : self._end]
-            view = memoryview(bytearray(max(self._length, _ROOM)))
+            view = memoryview(bytearray(max(self._length, _READ_SIZE)))
             view[: len(rest)] = rest
             self._view, self._start, self._end = view, 0, len(rest)
         count = self._sock.recv_into(self._view[self._end :])
@@ -71,9 +71,14 @@ class FrameReader:
         return count > 0
 
     @property
+    def is_receiving(self) -> bool:
+        """Whether a frame is incomplete, or the buffer so full that more may have arrived."""
+        return self.is_full or self._length > 0
+
+    @property
     def begun(self) -> int:
         """The number of the frame that has arrived in part, if it is a long one; else 0."""
-        if self._length - HEADER.size <= _ROOM:
+        if self._length - HEADER.size <= _READ_SIZE:
             return 0
         _, number = HEADER.unpack_from(self._view, self._start)
         return int(number)
@@ -94,8 +99,8 @@ class FrameReader:
             self._start = stop
             self._length = 0
         if self._start == self._end:
-            self.is_full &= len(found) > 1  # else the room was made for that one
-            if len(self._view) > _KEPT:
+            self.is_full &= len(found) > 1  # else the buffer was made for that frame
+            if len(self._view) > _MAX_KEPT:
                 self._start = self._end = 0
-                self._view = memoryview(b"")  # what has arrived is the payloads' alone
+                self._view = memoryview(b"")  # from here on only the payloads refer to it
         return found

@@ -1,4 +1,4 @@
-"""When a task cannot be pickled: which part of it, and the way out."""
+"""Messages for a task that does not pickle: which part of it does not, and what to do."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (it walks through objects of any type)
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from multiprocessing.pool import Pool
 from multiprocessing.synchronize import SemLock
@@ -14,52 +14,36 @@ from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
 from poollock._backend.describe import describe
-from poollock._backend.mp_pool import mapstar, starmapstar
 
 from .framing import dump
 
-# A part of an object: where in the object it is, and the part itself.
+# Where in the task a part is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]
 
 _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.PicklingError, NotImplementedError)
 
 
 def explain_pickling_error(
-    error: Exception,
-    func: Any,
-    args: tuple[Any, ...],
-    kwds: Mapping[str, Any],
-    *,
-    name: str,
-    first: int | None,
+    error: Exception, func: Any, arguments: Iterable[tuple[str, Any]], description: str
 ) -> Exception:
-    """Return what ``dump_task`` raised with a message that says which part is to blame, and the way out.
+    """Return *error* with a message that names the part of a task that does not pickle, and a hint.
 
     Args:
-        error: The error.
-        func: As for ``dump_task``.
-        args: The same.
-        kwds: The same.
-        name: How a message names the task.
-        first: The number of the chunk's first item among all, if that is known.
+        error: What pickling the task raised.
+        func: The task function.
+        arguments: Its arguments, each after what a message calls it: ``item 7``.
+        description: What a message calls the task.
     """
-    if isinstance(error, RecursionError):  # no part of it is to blame
+    if isinstance(error, RecursionError):  # no single part causes it
         return error
-    if is_chunk(func, args):
-        func, items = args[0]
-        among = " of the chunk" if first is None else ""
-        parts: list[_Part] = [(f"item {index}{among}", item) for index, item in enumerate(items, first or 0)]
-    else:
-        parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
-        parts += [(f"argument {keyword!r}", arg) for keyword, arg in kwds.items()]
-    culprits = (_find_unpicklable(where, part, set()) for where, part in [("the function", func), *parts])
-    culprit = next(filter(None, culprits), None)
-    if culprit is None:
+    found = (_find_unpicklable(path, part, set()) for path, part in [("the function", func), *arguments])
+    unpicklable = next(filter(None, found), None)
+    if unpicklable is None:
         return error
-    path, blamed = culprit
+    path, part = unpicklable
     message = (
-        f"{error}\nThe task {name} cannot be sent from {describe()} to a worker:\n"
-        f"    {path}: {_kind_of(blamed)}\n{_hint(blamed)}."
+        f"{error}\nThe task {description} cannot be sent from {describe()} to a worker:\n"
+        f"    {path}: {_kind_of(part)}\n{_hint(part)}."
     )
     better = rebuilt_error(error, message, pickle.PicklingError)
     better.__cause__ = error
@@ -74,14 +58,13 @@ def rebuilt_error(error: Exception, message: str, otherwise: type[Exception]) ->
 
 
 def _find_unpicklable(path: str, part: Any, seen: set[int]) -> _Part | None:
-    """Return the innermost part of *part* that does not pickle, and the path to it."""
+    """Return the innermost part of *part* that does not pickle, after the path to it."""
     if id(part) in seen or _pickles(part):
         return None
     seen.add(id(part))
     for inner_path, inner in _parts_of(path, part):
-        culprit = _find_unpicklable(inner_path, inner, seen)
-        if culprit:
-            return culprit
+        if unpicklable := _find_unpicklable(inner_path, inner, seen):
+            return unpicklable
     return path, part
 
 
@@ -174,12 +157,3 @@ def _hint(part: Any) -> str:
         "Leave it out in its object's __getstate__ and make it anew in the worker, or make the task a "
         "module-level function that takes only what it needs"
     )
-
-
-def is_chunk(func: Any, args: tuple[Any, ...]) -> bool:
-    """Return whether ``map`` made this task: of the user's function and several items."""
-    if func is not mapstar and func is not starmapstar:
-        return False
-    if len(args) != 1 or type(args[0]) is not tuple or len(args[0]) != 2:  # noqa: PLR2004 - a pair
-        return False
-    return type(args[0][1]) is tuple

@@ -1,4 +1,4 @@
-"""Tasks as bytes."""
+"""Tasks as bytes: how the function is to be called, the function, and its arguments."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from poollock._backend.describe import describe
-from poollock._backend.mp_pool import mapstar
 
 from .framing import dump
-from .pickling_errors import function_name, is_chunk, rebuilt_error
+from .pickling_errors import function_name, rebuilt_error
 
-# How a task calls its function: once, for each item of a chunk, or with each item's parts.
-_CALL, _MAP, _STARMAP = range(3)
+# How a task calls its function: once, with each item of a chunk, or with the parts of each item.
+CALL, MAP, STARMAP = range(3)
 
 
-def dump_task(func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> bytes:
+def dump_task(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> bytes:
     """Return a task as bytes.
+
+    Args:
+        how: ``CALL``, ``MAP`` or ``STARMAP``.
+        func: The task function.
+        args: Its arguments; for ``MAP`` and ``STARMAP``, the items of the chunk.
+        kwds: Its keyword arguments, for ``CALL``.
 
     Raises:
         Exception: What pickling raised.
     """
-    if is_chunk(func, args):
-        how = _MAP if func is mapstar else _STARMAP
-        func, args = args[0]
-    else:
-        how = _CALL
     if type(func) is not FunctionType:
         _check_method(func)
     return dump((how, func, args, kwds) if kwds else (how, func, args))
 
 
 def run_task(data: memoryview) -> Any:
-    """Run the task that *data* holds, and which then is released, and return its result.
+    """Run the task that *data* holds, release *data* before, and return the result.
 
     Raises:
         Exception: What unpickling raised, the message saying what to do; or what the task raised.
@@ -51,17 +51,12 @@ def run_task(data: memoryview) -> Any:
                 "workers were started, is not there."
             )
         raise rebuilt_error(error, message, pickle.UnpicklingError) from error
-    data.release()  # a large argument is not to be there twice
-    if how == _MAP:
+    data.release()  # or a large argument would be in memory twice
+    if how == MAP:
         return [func(item) for item in args]
-    if how == _STARMAP:
+    if how == STARMAP:
         return [func(*item) for item in args]
     return func(*args, **kwds[0]) if kwds else func(*args)
-
-
-def task_function(func: Any, args: tuple[Any, ...]) -> Any:
-    """Return the user's function, which ``map`` wraps in one that goes through a chunk."""
-    return args[0][0] if is_chunk(func, args) else func
 
 
 def _check_method(func: Any) -> None:

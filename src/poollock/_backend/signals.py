@@ -1,4 +1,8 @@
-"""Ctrl-C: a terminal sends SIGINT to every process; what to do is the parent's decision alone."""
+"""Signals in a pool's processes.
+
+A terminal sends Ctrl-C to every process; what to do is the decision of the pool's process alone.
+A forked process inherits the handlers of its parent, which are not meant for it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,8 @@ _signal: Any = import_module("_signal")  # without the enums of `signal`, which 
 
 
 def ignore_sigint() -> None:
-    """Let SIGINT pass without effect in this process, a worker: it goes on with its task."""
-    # Not SIG_IGN, which programs that the task starts would inherit, unless they are to, as under nohup.
+    """Let SIGINT pass without effect in this process, a worker, which goes on with its task."""
+    # Not SIG_IGN, which programs that the task starts would inherit; unless they are to, as under nohup.
     if _signal.signal(signal.SIGINT, _do_nothing) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -49,29 +53,42 @@ class DelayedKeyboardInterrupt:
 
 
 @contextmanager
-def sigint_blocked(ctx: BaseContext) -> Generator[None, None, None]:
-    """Hold SIGINT back while processes are started, which inherit that.
+def signals_blocked(ctx: BaseContext) -> Generator[None, None, None]:
+    """Block, while processes are started, the signals that they must not receive with inherited handlers.
 
-    A worker lets the signal through once it has a handler; the manager never does.
+    A worker unblocks them once its own handlers are in place; the manager never does.
     """
     _start_helpers(ctx)
-    before = block_sigint()
+    previous = block_signals(ctx)
     try:
         yield
     finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if previous is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def block_sigint() -> set[Any] | None:
-    """Hold SIGINT back in the running thread; return what was held before, None on Windows."""
+def block_signals(ctx: BaseContext) -> set[Any] | None:
+    """Block those signals in the running thread; return what was blocked before, None on Windows."""
     if sys.platform == "win32":
         return None
-    return signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = {signal.SIGINT}
+    if ctx.get_start_method() == "fork":  # only then does a process inherit a handler of SIGTERM
+        blocked.add(signal.SIGTERM)
+    return signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+
+
+def reset_sigterm() -> None:
+    """In a process that was started: give SIGTERM its default, and tell no event loop of signals."""
+    if sys.platform == "win32":
+        return
+    # A forked process shares the descriptor by which an event loop of its parent learns of signals.
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(signal.SIGTERM, _signal.SIG_DFL)
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def unblock_sigint() -> None:
-    """End, in a process that was started, what ``sigint_blocked`` began in its parent."""
+    """In a process that was started, and has a handler of its own: receive SIGINT again."""
     if sys.platform != "win32":
         _signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

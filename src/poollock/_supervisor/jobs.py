@@ -1,0 +1,212 @@
+"""Jobs: what each call of a pool's method is made of, from its arguments to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from typing import Any, TypeAlias
+
+from poollock._worker.pickling_errors import function_name
+from poollock._worker.task_pickling import CALL
+
+from .callbacks import Callbacks
+from .failures import MakeError
+from .results import Result
+from .task import Task
+
+# Iterables that never block and take no time: they need no thread of their own.
+_AT_HAND = frozenset({list, tuple, range, dict, set, frozenset, str, bytes})
+
+
+class Job:
+    """One call of a pool's method: the tasks that it is made of, and its result.
+
+    Args:
+        how: ``CALL``, or ``MAP`` or ``STARMAP`` for chunks of items.
+        func: The task function.
+        arguments: For each task, the arguments of ``dump_task``.
+        result: Where the outcomes go.
+        kwds: The keyword arguments of each call.
+        chunksize: How many items a task has; 0 if the job is a single call.
+        length: How many items there should be, if that is known.
+        at_hand: Whether to go through *arguments* takes no time.
+    """
+
+    def __init__(
+        self,
+        how: int,
+        func: Callable[..., Any],
+        arguments: Iterable[tuple[Any, ...]],
+        result: Result,
+        *,
+        kwds: Mapping[str, Any] | None = None,
+        chunksize: int = 0,
+        length: int = 0,
+        at_hand: bool = True,
+    ) -> None:
+        self.how = how
+        self.func = func
+        self.kwds = kwds or {}
+        self.result = result
+        self.at_hand = at_hand
+        self.cancelled = False
+        self._chunksize = chunksize
+        self._length = length
+        self._arguments: Iterator[tuple[Any, ...]] = iter(arguments)
+        self._taken = 0  # tasks so far
+        self.count = None if chunksize else 1  # tasks in all, once that is known
+        self.done = 0  # tasks whose outcomes are in
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for the outcomes of its tasks any more."""
+        return self.cancelled or self.result.decided
+
+    @property
+    def function_name(self) -> str:
+        """What a message calls its function."""
+        return function_name(self.func)
+
+    def next_task(self) -> tuple[Task, tuple[Any, ...]] | None:
+        """Return the next task and its arguments; None if there are no more.
+
+        Raises:
+            ValueError: The iterable has fewer items than its length.
+            BaseException: What the iterable raised.
+        """
+        arguments = next(self._arguments, None)
+        if arguments is None:
+            if self._taken * self._chunksize < self._length:
+                raise ValueError("the iterable has fewer items than its length")
+            return None
+        items = None
+        if self._chunksize:
+            first = self._taken * self._chunksize
+            items = range(first, first + (1 if self.how == CALL else len(arguments)))
+        task = Task(self, self._taken, items)
+        self._taken += 1
+        return task, arguments
+
+    def label(self, task: Task, arguments: tuple[Any, ...]) -> Iterable[tuple[str, Any]]:
+        """Return *arguments*, each after what a message calls it."""
+        if task.items is not None and self.how != CALL:
+            return [(f"item {item}", value) for item, value in zip(task.items, arguments, strict=True)]
+        named = [(f"argument {name!r}", value) for name, value in self.kwds.items()]
+        return [(f"argument {index}", value) for index, value in enumerate(arguments)] + named
+
+    def end_of_tasks(self) -> int:
+        """Forget the iterable, all of whose tasks have been taken; return how many there were."""
+        self._arguments = iter(())
+        return self._taken
+
+
+def is_at_hand(iterable: Iterable[Any]) -> bool:
+    """Return whether going through *iterable* never blocks and takes no time."""
+    return type(iterable) in _AT_HAND
+
+
+def chunks_of(iterable: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the items in tuples of *size*, the last one perhaps smaller."""
+    items = iter(iterable)
+    while chunk := tuple(islice(items, size)):
+        yield chunk
+
+
+# A task, whether it succeeded, and its result or its error.
+TaskOutcome: TypeAlias = tuple[Task, bool, Any]
+
+
+class PendingJobs:
+    """The jobs whose results are awaited.
+
+    Any thread may add a job.  Only the thread of the event loop decides results, as long as it runs.
+
+    Args:
+        wake: Wakes the event loop.
+    """
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.callbacks = Callbacks()
+        self._wake = wake
+        self._jobs: dict[Job, object] = {}  # and the pool of each
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, job: Job, pool: object) -> None:
+        """Await the result of *job*; until it is there, keep *pool* alive."""
+        self._jobs[job] = pool
+
+    def cancel(self, job: Job) -> None:
+        """Take no more tasks of *job*, run none that no worker has begun, and await nothing.
+
+        Any thread may do this, a finalizer in it, too.
+        """
+        job.cancelled = True
+        self._discard(job)
+
+    def set(self, outcomes: Iterable[TaskOutcome]) -> None:
+        """Take in the outcomes of tasks."""
+        for task, success, value in outcomes:
+            self._add(task.job, task.index, success, value)
+
+    def _add(self, job: Job, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - half of an outcome
+        if not job.is_over:
+            job.result.add(index, success, value)
+            job.done += 1
+            if job.done == job.count:
+                self._settle(job, job.result.finish())
+
+    def end_of_tasks(self, job: Job, count: int, error: BaseException | None = None) -> None:
+        """Say that *job* has *count* tasks; and what its iterable raised after them, if it did."""
+        if error is not None:
+            job.count = count + 1
+            self._add(job, count, False, error)  # noqa: FBT003 - it failed
+        else:
+            job.count = count
+            if job.done == count and not job.is_over:
+                self._settle(job, job.result.finish())
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Give *error* to whoever waits for *job*."""
+        if not job.is_over:
+            self._settle(job, job.result.fail(error))
+
+    def _settle(self, job: Job, callback: Callable[[], object] | None) -> None:
+        """Let go whoever waits for *job*, after its *callback*."""
+        if callback is None:
+            self._release(job)
+        else:
+            self.callbacks.put(partial(self._release, job, callback))
+
+    def _release(self, job: Job, callback: Callable[[], object] | None = None) -> None:
+        if callback is not None:
+            callback()
+        job.result.release()
+        self._discard(job)
+
+    def _discard(self, job: Job) -> None:
+        self._jobs.pop(job, None)
+        if not self._jobs:
+            self._wake()  # a pool that was closed may end now
+
+    def fail_all(self, make_error: MakeError) -> None:
+        """Give an error to whoever waits; where a result is decided, its callback is called first."""
+        for job in list(self._jobs):
+            self.fail(job, make_error())
+
+    def fail_all_now(self, make_error: MakeError) -> None:
+        """The same, and let everybody go at once: a callback may take as long as it wants.
+
+        Several threads may do this at the same time, after the event loop has ended.
+        """
+        while self._jobs:
+            try:
+                job, _ = self._jobs.popitem()
+            except KeyError:  # another thread has taken the last one
+                return
+            callback = None if job.is_over else job.result.fail(make_error())
+            job.result.release()
+            if callback is not None:
+                self.callbacks.put(callback)
