@@ -306,10 +306,10 @@ class EventLoop:
 
 
 def _load(task: Task, payload: memoryview) -> TaskOutcome:
-    outcome = load_outcome(payload, task.describe)
-    if outcome.locks_left:
-        _warn(task, outcome.locks_left)
-    return task, outcome.success, outcome.value
+    success, value, locks_left = load_outcome(payload, task.describe)
+    if locks_left:
+        _warn(task, locks_left)
+    return task, success, value
 
 
 def _warn(task: Task, locks_left: list[str]) -> None:

@@ -50,18 +50,13 @@ class Job:
         self.kwds = kwds or {}
         self.result = result
         self.at_hand = at_hand
-        self.cancelled = False
-        self._chunksize = chunksize
+        self.is_over = False  # nobody waits for outcomes of its tasks any more
+        self.chunksize = chunksize
         self._length = length
         self._arguments: Iterator[tuple[Any, ...]] = iter(arguments)
         self._taken = 0  # tasks so far
         self.count = None if chunksize else 1  # tasks in all, once that is known
         self.done = 0  # tasks whose outcomes are in
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody waits for the outcomes of its tasks any more."""
-        return self.cancelled or self.result.decided
 
     @property
     def function_name(self) -> str:
@@ -77,20 +72,17 @@ class Job:
         """
         arguments = next(self._arguments, None)
         if arguments is None:
-            if self._taken * self._chunksize < self._length:
+            if self._taken * self.chunksize < self._length:
                 raise ValueError("the iterable has fewer items than its length")
             return None
-        items = None
-        if self._chunksize:
-            first = self._taken * self._chunksize
-            items = range(first, first + (1 if self.how == CALL else len(arguments)))
-        task = Task(self, self._taken, items)
+        # A single call has no items, whatever the number of its arguments; else there is one item for each.
+        task = Task(self, self._taken, len(arguments) if self.chunksize else 0)
         self._taken += 1
         return task, arguments
 
     def label(self, task: Task, arguments: tuple[Any, ...]) -> Iterable[tuple[str, Any]]:
         """Return *arguments*, each after what a message calls it."""
-        if task.items is not None and self.how != CALL:
+        if task.items and self.how != CALL:
             return [(f"item {item}", value) for item, value in zip(task.items, arguments, strict=True)]
         named = [(f"argument {name!r}", value) for name, value in self.kwds.items()]
         return [(f"argument {index}", value) for index, value in enumerate(arguments)] + named
@@ -143,8 +135,9 @@ class PendingJobs:
 
         Any thread may do this, a finalizer in it, too.
         """
-        job.cancelled = True
-        self._discard(job)
+        job.is_over = True
+        self._jobs.pop(job, None)
+        self._wake()  # a pool that was closed may end now
 
     def set(self, outcomes: Iterable[TaskOutcome]) -> None:
         """Take in the outcomes of tasks."""
@@ -174,22 +167,21 @@ class PendingJobs:
             self._settle(job, job.result.fail(error))
 
     def _settle(self, job: Job, callback: Callable[[], object] | None) -> None:
-        """Let go whoever waits for *job*, after its *callback*."""
+        """Let go whoever waits for *job*, whose result is decided, after its *callback*."""
+        job.is_over = True
         if callback is None:
             self._release(job)
         else:
-            self.callbacks.put(partial(self._release, job, callback))
+            self.callbacks.put(partial(self._call_and_release, job, callback))
 
-    def _release(self, job: Job, callback: Callable[[], object] | None = None) -> None:
-        if callback is not None:
-            callback()
+    def _call_and_release(self, job: Job, callback: Callable[[], object]) -> None:
+        callback()
+        self._release(job)
+        self._wake()  # a pool that was closed may end now
+
+    def _release(self, job: Job) -> None:
         job.result.release()
-        self._discard(job)
-
-    def _discard(self, job: Job) -> None:
         self._jobs.pop(job, None)
-        if not self._jobs:
-            self._wake()  # a pool that was closed may end now
 
     def fail_all(self, make_error: MakeError) -> None:
         """Give an error to whoever waits; where a result is decided, its callback is called first."""
@@ -207,6 +199,7 @@ class PendingJobs:
             except KeyError:  # another thread has taken the last one
                 return
             callback = None if job.is_over else job.result.fail(make_error())
+            job.is_over = True
             job.result.release()
             if callback is not None:
                 self.callbacks.put(callback)

@@ -8,6 +8,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -23,11 +24,6 @@ Callback: TypeAlias = "Callable[[Any], object] | None"
 
 class Result(Protocol):
     """Where the outcomes of a job's tasks go.  Only the thread of the event loop calls these methods."""
-
-    @property
-    @abstractmethod
-    def decided(self) -> bool:
-        """Whether it is known what the user gets; later outcomes change nothing."""
 
     @abstractmethod
     def add(self, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - half of an outcome
@@ -59,7 +55,6 @@ class ApplyResult(multiprocessing.pool.ApplyResult):  # type: ignore[type-arg] #
         self._callback = callback
         self._error_callback = error_callback
         self._released = threading.Event()
-        self._decided = False
         self._success = False
         self._value: Any = None
 
@@ -104,18 +99,12 @@ class ApplyResult(multiprocessing.pool.ApplyResult):  # type: ignore[type-arg] #
             # The error leads to this frame: without these names it does not lead back to itself.
             del self, value
 
-    @property
-    def decided(self) -> bool:
-        """Whether it is known what ``get`` gives."""
-        return self._decided
-
     def add(self, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - see Result
         """Take in the outcome of the call."""
         self._success, self._value = success, value
 
     def finish(self) -> Callable[[], object] | None:
         """Decide the result; return the callback that is due."""
-        self._decided = True
         callback = self._callback if self._success else self._error_callback
         self._callback = self._error_callback = None
         return None if callback is None else partial(_call, callback, self._value)
@@ -148,7 +137,7 @@ class MapResult(ApplyResult, multiprocessing.pool.MapResult):  # type: ignore[ty
     @override
     def finish(self) -> Callable[[], object] | None:
         if self._success:
-            self._value = [value for index in range(len(self._chunks)) for value in self._chunks[index]]
+            self._value = list(chain.from_iterable(map(self._chunks.__getitem__, range(len(self._chunks)))))
         self._chunks = {}
         return super().finish()
 
@@ -168,7 +157,6 @@ class ResultQueue:
         self._early: dict[int, tuple[bool, Any]] = {}
         # In C: a signal handler or a finalizer may use it in the middle of a call of its own thread.
         self._ready: SimpleQueue[tuple[bool, Any] | None] = SimpleQueue()  # None is the end
-        self.decided = False
 
     def add(self, index: int, success: bool, value: Any) -> None:  # noqa: FBT001 - see Result
         """Take in the outcome of a task."""
@@ -193,7 +181,6 @@ class ResultQueue:
 
     def finish(self) -> None:
         """Say that no more results come."""
-        self.decided = True
         self._ready.put(None)
 
     def fail(self, error: BaseException) -> None:

@@ -14,7 +14,7 @@ class Task:
     Args:
         job: The job that the task is a part of.
         index: Which part.
-        items: Which items of the job's iterable the task has; None if the job is a single call.
+        size: How many items of the job's iterable the task has; 0 if the job is a single call.
 
     Attributes:
         payload: The task as bytes, until a worker has it for sure.
@@ -22,21 +22,27 @@ class Task:
         number: Its place among the tasks that its worker was sent.
     """
 
-    __slots__ = ("index", "items", "job", "number", "payload", "sequence")
+    __slots__ = ("index", "job", "number", "payload", "sequence", "size")
 
-    def __init__(self, job: Job, index: int, items: range | None) -> None:
+    def __init__(self, job: Job, index: int, size: int) -> None:
         self.job = job
         self.index = index
-        self.items = items
+        self.size = size
         self.payload = b""
         self.sequence = 0
         self.number = 0
 
+    @property
+    def items(self) -> range | None:
+        """Which items of the job's iterable the task has; None if the job is a single call."""
+        first = self.index * self.job.chunksize
+        return range(first, first + self.size) if self.size else None
+
     def describe(self) -> str:
         """Return what a message calls the task: ``send_request, item 7``."""
-        name = self.job.function_name
-        if not self.items:
+        name, items = self.job.function_name, self.items
+        if items is None:
             return name
-        if len(self.items) == 1:
-            return f"{name}, item {self.items[0]}"
-        return f"{name}, items {self.items[0]} to {self.items[-1]}"
+        if len(items) == 1:
+            return f"{name}, item {items[0]}"
+        return f"{name}, items {items[0]} to {items[-1]}"

@@ -5,26 +5,15 @@ from __future__ import annotations
 import pickle
 import reprlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
 
 from .framing import dump
 
-
-class Outcome(NamedTuple):
-    """How a task ended.
-
-    Attributes:
-        success: Whether it returned.
-        value: What it returned, or raised.
-        locks_left: The descriptions of the locks that it left held, which have been released.
-    """
-
-    success: bool
-    value: Any
-    locks_left: list[str]
+# Whether a task returned, what it returned or raised, and the descriptions of the locks that it left held.
+Outcome: TypeAlias = "tuple[bool, Any, list[str]]"
 
 
 def dump_result(value: Any, locks_left: list[str]) -> bytes:
@@ -69,12 +58,12 @@ def load_outcome(payload: memoryview, describe_task: Callable[[], str]) -> Outco
             f"the result of {describe_task()} cannot be unpickled in {describe()}: {show_error(reason)}"
         )
         failure.__cause__ = reason
-        return Outcome(success=False, value=failure, locks_left=[])
+        return False, failure, []
     if not success:
         value = _load_error(value, *shown)
         if type(value) is MaybeEncodingError:
             value.value = f"{value.value} of {describe_task()}"
-    return Outcome(success, value, locks_left)
+    return success, value, locks_left
 
 
 def _load_error(payload: bytes, shown: str = "", trace: str = "") -> BaseException:
