@@ -14,12 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import pytest
+
 import poollock
 from poollock import LockedPool, locked_pool, manager_locked_pool
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(poollock.__file__).parent
-METHODS = multiprocessing.get_all_start_methods()
+METHODS = multiprocessing.get_all_start_methods()  # the default one first
+# The same, as parameters of a test that runs with the others in the gate alone.
+ONE_METHOD = [METHODS[0], *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])]
 Factory = Callable[..., LockedPool]
 FACTORIES: list[Factory] = [locked_pool, manager_locked_pool]
 
@@ -45,30 +49,38 @@ def running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def _processes() -> dict[int, list[int]]:
+    """The running processes, by their parents."""
+    found: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if fields[0] not in "ZX":
+                found.setdefault(int(fields[1]), []).append(int(entry.name))
+    return found
+
+
 def children() -> set[int]:
     """The running processes that this one, or its fork server, has started.
 
     Not the fork server and the resource tracker themselves: they live as long as this process.
     """
-    by_parent: dict[int, list[int]] = {}
-    helpers: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and running(int(entry.name)):
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (entry / "cmdline").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            by_parent.setdefault(parent, []).append(int(entry.name))
-            for helper in ("resource_tracker", "multiprocessing.forkserver"):
-                if helper in command:
-                    helpers[int(entry.name)] = helper
-    direct = by_parent.get(os.getpid(), [])
-    found = {pid for pid in direct if pid not in helpers}
-    for pid in direct:
-        if pid in helpers:
-            found.update(by_parent.get(pid, []))
+    by_parent = _processes()
+    found: set[int] = set()
+    for pid in by_parent.get(os.getpid(), ()):
+        found.update(by_parent.get(pid, ()) if _is_helper(pid) else {pid})
     return found
+
+
+def _is_helper(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "resource_tracker" in command or "multiprocessing.forkserver" in command
 
 
 def workers(pool: LockedPool) -> list[int]:

@@ -99,12 +99,14 @@ def programs_of(page: Path) -> Iterator[Program]:
 
 
 PROGRAMS = [program for page in PAGES for program in programs_of(page)]
-RUNS = [
-    pytest.param(program, method, id=f"{program.name}-{method}")
-    for program in PROGRAMS
-    for method in METHODS
-    if method in (program.names("only") or METHODS)
-]
+
+
+def runs_of(program: Program) -> Iterator[Any]:
+    """Each program runs once by default, and with the other start methods in the gate."""
+    methods = [method for method in METHODS if method in (program.names("only") or METHODS)]
+    for method in methods:
+        marks = [] if method == methods[0] else [pytest.mark.slow]
+        yield pytest.param(program, method, id=f"{program.name}-{method}", marks=marks)
 
 
 def run(program: Path, method: str, directory: Path) -> tuple[int, str, str]:
@@ -136,7 +138,7 @@ def run(program: Path, method: str, directory: Path) -> tuple[int, str, str]:
     return process.returncode, output, error
 
 
-@pytest.mark.parametrize(("program", "method"), RUNS)
+@pytest.mark.parametrize(("program", "method"), [run for program in PROGRAMS for run in runs_of(program)])
 def test_program(program: Program, method: str, tmp_path: Path) -> None:
     if "not run" in program.rules:
         pytest.skip(program.rules["not run"])

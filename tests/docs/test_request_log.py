@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import pytest
 
-from helpers import wait_until
+from helpers import ONE_METHOD, wait_until
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "docs" / "examples" / "request_log.py"
@@ -84,6 +84,7 @@ def api() -> Iterator[tuple[str, type[Api]]]:
 
 
 @pytest.mark.parametrize("manager", [[], ["--manager"]], ids=["locked", "manager"])
+@pytest.mark.parametrize("method", ONE_METHOD)
 def test_made_up_items(method: str, manager: list[str], tmp_path: Path) -> None:
     done = run("--start-method", method, "--workers", "4", *manager, directory=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -172,6 +173,7 @@ def group_exists(group: int) -> bool:
 
 
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("method", ONE_METHOD)
 def test_code_of_the_readme(number: int, method: str, tmp_path: Path) -> None:
     blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 4

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import chaos
 import pytest
 
-from poollock import LockedPool
+from helpers import ONE_METHOD, Factory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
+@pytest.mark.parametrize("method", ONE_METHOD)
 @pytest.mark.parametrize("kind", chaos.KINDS)
-def test_workers_are_killed_at_random(factory: Callable[..., LockedPool], method: str, kind: str) -> None:
+def test_workers_are_killed_at_random(factory: Factory, method: str, kind: str) -> None:
     kills = 60 if method == "fork" else 8
     outcomes = chaos.run(factory=factory.__name__, method=method, kind=kind, kills=kills, every=0.02, seed=1)
     assert outcomes["done"] + outcomes["died"] > 0

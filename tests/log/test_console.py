@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import TESTS
+from helpers import ONE_METHOD, TESTS
 from poollock import Lock, LockedLogWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
@@ -29,6 +29,7 @@ PROGRAM = """if True:
 """
 
 
+@pytest.mark.parametrize("method", ONE_METHOD)
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 @pytest.mark.parametrize("to", ["pipe", "file", "terminal"])
 def test_many_processes(method: str, name: str, to: str, tmp_path: Path) -> None:

@@ -521,7 +521,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("busy", [0.0, 1.0])
+@pytest.mark.parametrize("busy", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["locked_pool", "manager_locked_pool"])
 def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float, tmp_path: Path) -> None:
     program = tmp_path / "program.py"

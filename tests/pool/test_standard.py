@@ -55,9 +55,11 @@ def with_locked_pool(name: str, method: str) -> type[unittest.TestCase]:
 
     Test.__name__ = Test.__qualname__ = f"{name.strip('_')}_{method}"
     Test.__module__ = __name__
-    return type(Test.__name__, (Test, unittest.TestCase), {"__module__": __name__})
+    made = type(Test.__name__, (Test, unittest.TestCase), {"__module__": __name__})
+    return made if method == METHODS[0] else pytest.mark.slow(made)
 
 
+# What differs between start methods is a worker's start; these are about all the rest.
 globals().update(
     {test.__name__: test for test in [with_locked_pool(name, method) for method in METHODS for name in TESTS]}
 )
