@@ -1,15 +1,16 @@
-"""Fixtures: pools of each kind, and a look at what is left over."""
+"""Fixtures: pools of each kind, and a look at what is left over; what a time limit ends."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
-from helpers import FACTORIES, METHODS, Factory, children
+from helpers import FACTORIES, METHODS, Factory, children, end_what_was_started, kill_descendants
 from poollock import LockedPool, manager_locked_pool
 
 
@@ -54,9 +55,43 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+# A time limit ends whatever the test has started, or its own clean-up might wait for that for ever.
+
+_timed_out: set[str] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, object, object]:
+    """Let the signal of pytest-timeout kill, too; and let it come again, if that does not help."""
+    result = yield
+    if hasattr(signal, "SIGALRM") and settings.method == "signal":
+        fail: Any = signal.getsignal(signal.SIGALRM)
+
+        def kill_and_fail(*args: Any) -> None:
+            try:
+                fail(*args)  # raises, unless there is a debugger
+            except BaseException:
+                _timed_out.add(item.nodeid)
+                kill_descendants()
+                raise
+
+        signal.signal(signal.SIGALRM, kill_and_fail)
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, min(settings.timeout, 10))
+    return result
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After a time limit, end the fixtures of the module too: the next test gets new ones."""
+    if item.nodeid in _timed_out:
+        end_what_was_started()
+        item.session._setupstate.teardown_exact(None)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_left() -> Iterator[None]:
-    before = children()
+    before, timed_out = children(), len(_timed_out)
     yield
-    assert multiprocessing.active_children() == []
-    assert children() <= before
+    if len(_timed_out) == timed_out:
+        assert multiprocessing.active_children() == []
+        assert children() <= before

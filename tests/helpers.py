@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
+import multiprocessing.pool
 import os
 import signal
 import sys
@@ -81,6 +83,25 @@ def _is_helper(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return "resource_tracker" in command or "multiprocessing.forkserver" in command
+
+
+def kill_descendants() -> None:
+    """Kill all processes that this one has started, and all that those have started; not its helpers."""
+    by_parent, left = _processes(), children()
+    while left:
+        pid = left.pop()
+        left.update(by_parent.get(pid, ()))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_what_was_started() -> None:
+    """End all pools of this process, so that they start no more workers, and all processes."""
+    for each in gc.get_objects():
+        if issubclass(type(each), multiprocessing.pool.Pool):
+            with contextlib.suppress(Exception):  # one that is not made to its end, say
+                each.terminate()
+    kill_descendants()
 
 
 def workers(pool: LockedPool) -> list[int]:
