@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,7 @@ METHODS = multiprocessing.get_all_start_methods()  # the default one first
 # The same, as parameters of a test that runs with the others in the gate alone.
 ONE_METHOD = [METHODS[0], *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])]
 Factory = Callable[..., LockedPool]
+MaybeEncodingError: type[Exception] = vars(multiprocessing.pool)["MaybeEncodingError"]  # not in typeshed
 FACTORIES: list[Factory] = [locked_pool, manager_locked_pool]
 
 
@@ -40,6 +43,16 @@ def open_files() -> Counter[str]:
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             links[os.readlink(f"/proc/self/fd/{name}")] += 1
     return links
+
+
+def open_sockets() -> list[int]:
+    """The descriptors of the sockets of this process."""
+    found: list[int] = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                found.append(int(name))
+    return found
 
 
 def running(pid: int) -> bool:
@@ -118,6 +131,19 @@ def wait_for_pid(path: Path) -> int:
     """Wait until a task has written its process's pid to *path*."""
     wait_until(path.exists)
     return int(path.read_text())
+
+
+def start_program(program: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Start a program that can import the modules of the tests; its output is a pipe."""
+    path = os.pathsep.join(map(str, (TESTS, TESTS / "faults")))
+    return subprocess.Popen(
+        [sys.executable, str(program), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        **options,
+    )
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

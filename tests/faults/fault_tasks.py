@@ -6,18 +6,18 @@ import ctypes
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
-from helpers import running, wait_until
+from helpers import PACKAGE, MaybeEncodingError, open_sockets, running, wait_until
 from poollock import BaseLock, current_lock
-from poollock._backend import mp_pool
-from poollock._worker import main
 
 HUNDRED_MB = 100 << 20
 
@@ -154,6 +154,11 @@ def take_for_life() -> None:
     current_lock().acquire()
 
 
+def stay_and_return(path: str, size: int) -> bytes:
+    stay_while(path)
+    return bytes(size)
+
+
 def size_and_stay(data: bytes, path: str) -> int:
     stay_while(path)
     return len(data)
@@ -161,19 +166,25 @@ def size_and_stay(data: bytes, path: str) -> int:
 
 def stay_while(path: str) -> int:
     """Write the own pid to *path*, and go on until that is gone."""
-    temporary = Path(f"{path}-{os.getpid()}")
-    temporary.write_text(str(os.getpid()))
-    temporary.rename(path)
+    write_pid(path)
     while Path(path).exists():
         time.sleep(0.002)
     return os.getpid()
+
+
+def write_pid(path: str) -> None:
+    temporary = Path(f"{path}-{os.getpid()}")
+    temporary.write_text(str(os.getpid()))
+    temporary.rename(path)  # whoever sees it finds all of it
 
 
 def own_pid(_: object = None) -> int:
     return os.getpid()
 
 
-def large_result(_: int) -> bytes:
+def large_result(path: str) -> bytes:
+    """Write the own pid to *path*, and send much."""
+    write_pid(path)
     return bytes(HUNDRED_MB)
 
 
@@ -191,7 +202,8 @@ def fork_and_return(_: int) -> int:
 def leave_a_child(path: str) -> None:
     """Start a process that outlives this worker and has all its files open; die."""
     if os.fork() == 0:
-        while Path(path).exists():
+        end = time.monotonic() + 100  # whatever becomes of the test
+        while Path(path).exists() and time.monotonic() < end:
             time.sleep(0.002)
         os._exit(0)
     kill()
@@ -214,7 +226,7 @@ def give_odd() -> Odd:
 
 
 def give_maybe_encoding_error() -> Any:
-    return mp_pool.MaybeEncodingError(RuntimeError(), "value")
+    return MaybeEncodingError(RuntimeError(), "value")
 
 
 class Unshowable(Exception):  # noqa: N818 - it is what it is
@@ -344,18 +356,31 @@ def take_and_sign_late(lock: Any, pid_path: str, sign_path: str) -> None:
     lock.release()
 
 
-def die_signing(_: int) -> None:
-    """Die in the middle of signing for a task."""
-    frames = [frame for frame, _ in traceback.walk_stack(None)]
-    (loop,) = [frame for frame in frames if frame.f_code is main.run_worker.__code__]
-    loop.f_locals["lock"].acquire()
-    kill()
+def die_soon(step: int) -> int:
+    """Let this worker die at that line of what the library does from now on; return its pid."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal left
+        if PACKAGE in Path(frame.f_code.co_filename).parents and event == "line":
+            left -= 1
+            if not left:
+                kill()
+        return trace
+
+    sys.settrace(trace)
+    for frame, _ in traceback.walk_stack(None):
+        frame.f_trace = trace
+    return os.getpid()
 
 
 def write_to_own_pipe(_: int) -> NoReturn:
     """Send the pool what no memory has room for."""
+    sockets = [socket.socket(fileno=fd) for fd in open_sockets()]
+    pipes = [each for each in sockets if not each.getpeername()]  # the manager's socket has a name
     while True:
-        next(iter(main._own)).sock.sendall(b"\xff" * 100)
+        for pipe in pipes:
+            pipe.sendall(b"\xff" * 100)
         time.sleep(0.001)
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -182,12 +183,11 @@ def test_lock_that_another_process_is_slow_to_sign_for(
         wait_until(taken.exists)
         with pytest.raises(WorkerDiedError):
             pool.apply(tasks.kill)
-        suspects = pool._supervisor._event_loop._lock_recovery._suspects
-        wait_until(lambda: suspects[lock][1] > 2 * lock_recovery._MIN_CHECKS)
+        time.sleep(1.0)  # longer than it takes to find that nobody has the lock
         assert lock.locked()
         sign.touch()
         other.join()
-        wait_until(lambda: not suspects)
+        assert not lock.locked()
         assert not lock.abandoned
         assert pool.apply(tasks.with_lock, (lock, 5)) == 5
 

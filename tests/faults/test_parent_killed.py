@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import Factory, running, wait_until
+from helpers import Factory, running, start_program, wait_until
 from poollock import (
     locked_pool,
     manager_locked_pool,
@@ -37,21 +35,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("factory", [locked_pool, manager_locked_pool], ids=["locked", "manager"])
-def test_parent_is_killed(factory: Factory, method: str, tmp_path: Path) -> None:
+def test_parent_is_killed(
+    factory: Factory, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, path = tmp_path / "parent.py", tmp_path / "holds"
     program.write_text(PARENT)
-    here = str(Path(__file__).parent)
-    with subprocess.Popen(
-        [sys.executable, str(program), factory.__name__, method, str(path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]),
-            "TMPDIR": str(tmp_path),  # nobody is left to remove what it makes there
-        },
-        start_new_session=True,
-    ) as parent:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody is left to remove what it makes there
+    with start_program(program, factory.__name__, method, path, start_new_session=True) as parent:
         assert parent.stdout is not None
         *all_pids, busy = map(int, parent.stdout.readline().split())
         group = _group(parent.pid)

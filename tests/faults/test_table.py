@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +11,12 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from helpers import running, wait_until
+from helpers import MaybeEncodingError, running, start_program, wait_until
 from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError
-from poollock._backend import mp_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 # The error for a fault in the worker: while the argument is unpickled, the task runs, its result is pickled.
-MaybeEncodingError: type[Exception] = mp_pool.MaybeEncodingError
 EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
     "SIGKILL": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),
     "SIGSEGV": (WorkerDiedError, WorkerDiedError, WorkerDiedError, BrokenPoolError),
@@ -90,13 +86,7 @@ def test_parent_dies_while_it_unpickles(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, str(program), factory.__name__, method, fault],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
-    )
-    assert (done.returncode == 0) == (fault == "C exit")
-    wait_until(lambda: not any(running(int(pid)) for pid in done.stdout.split()))
+    with start_program(program, factory.__name__, method, fault) as process:
+        pids = process.communicate()[0].split()
+    assert (process.returncode == 0) == (fault == "C exit")
+    wait_until(lambda: not any(running(int(pid)) for pid in pids))

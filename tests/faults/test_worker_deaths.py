@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import threading
+import time
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import fault_tasks as tasks
 import pytest
 
-from helpers import Factory, are_replaced, wait_for_pid, wait_until, workers
+from helpers import (
+    ONE_METHOD,
+    Factory,
+    are_replaced,
+    open_sockets,
+    running,
+    start_program,
+    wait_for_pid,
+    wait_until,
+    workers,
+)
 from poollock import (
     LockedPool,
     WorkerDiedError,
     locked_pool,
 )
-from poollock._supervisor import worker_handle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
@@ -101,15 +108,8 @@ def test_program_that_ignores_the_deaths_of_its_children(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(IGNORES)
-    here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, str(program), factory.__name__, method],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])},
-    )
-    assert (done.stdout, done.stderr) == ("9\n", "")
+    with start_program(program, factory.__name__, method) as process:
+        assert process.communicate() == ("9\n", "")
 
 
 def test_idle_workers_are_killed(pool: LockedPool) -> None:
@@ -134,21 +134,24 @@ def test_signal_to_a_busy_worker(pool: LockedPool, number: signal.Signals, tmp_p
     assert caught.value.pid == pid
 
 
-def test_worker_dies_while_it_sends(pool: LockedPool) -> None:
-    """Killed when the first bytes of its result have arrived, and many are still to come."""
-    others = pool.map_async(tasks.square, range(50), chunksize=1)
-    result = pool.apply_async(tasks.large_result, (0,))
-    dispatcher = pool._supervisor._event_loop._dispatcher
-
-    def receiving() -> list[int]:
-        return [w.process.pid for w in dispatcher.workers if w.reader.begun or w.reader._length > 1 << 20]
-
-    while not (found := receiving()):
-        assert not result.ready()
-    os.kill(found[0], signal.SIGKILL)
-    assert outcome(result) in (found[0], bytes(tasks.HUNDRED_MB))  # it may have been just too late
-    assert others.get() == [x * x for x in range(50)]
-    assert pool.apply(tasks.square, (3,)) == 9
+def test_worker_dies_while_it_sends(pool: LockedPool, tmp_path: Path) -> None:
+    """Killed at several points of the way that a result of 100 MB has to go."""
+    path = tmp_path / "pid"
+    whole = 0.0
+    for part in (1.0, 0.2, 0.4, 0.6, 0.8):
+        others = pool.map_async(tasks.square, range(50), chunksize=1)
+        result = pool.apply_async(tasks.large_result, (str(path),))
+        pid, begun = wait_for_pid(path), time.monotonic()
+        path.unlink()
+        if whole:
+            result.wait(part * whole)
+            os.kill(pid, signal.SIGKILL)
+            assert outcome(result) in (pid, bytes(tasks.HUNDRED_MB))  # it may have been just too late
+        else:
+            assert result.get() == bytes(tasks.HUNDRED_MB)
+            whole = time.monotonic() - begun
+        assert others.get() == [x * x for x in range(50)]
+        assert pool.apply(tasks.square, (3,)) == 9
 
 
 def test_worker_dies_while_it_receives(pool: LockedPool) -> None:
@@ -208,17 +211,17 @@ def test_death_is_seen_though_a_stranger_keeps_the_pipe_open(
 ) -> None:
     """A process that another thread forked in the very moment; and nothing else tells."""
     kept: list[int] = []
-    standard = worker_handle.WorkerHandle.start
+    standard = BaseProcess.start
 
     def refuse(*_: int) -> int:
         raise PermissionError(1, "as in a sandbox")
 
-    def start(worker: worker_handle.WorkerHandle) -> None:
-        kept.append(os.dup(worker.worker_socket.sock.fileno()))
-        standard(worker)
+    def start(process: BaseProcess) -> None:
+        kept.extend(map(os.dup, open_sockets()))
+        standard(process)
 
     monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
-    monkeypatch.setattr(worker_handle.WorkerHandle, "start", start)
+    monkeypatch.setattr(BaseProcess, "start", start)
     with factory(2, context=method) as pool:
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             pool.apply(tasks.kill)
@@ -252,23 +255,41 @@ def test_what_has_no_room_in_memory_costs_one_worker(pool: LockedPool) -> None:
     assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
 
 
-def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str) -> None:
+SLOW = """
+import sys
+import fault_tasks as tasks
+import poollock
+
+if __name__ == "__main__":
+    with getattr(poollock, sys.argv[1])(1, maxtasksperchild=1, context=sys.argv[2]) as pool:
+        print(len(pool.apply(tasks.stay_and_return, (sys.argv[3], 100_000))))
+"""
+
+
+def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str, tmp_path: Path) -> None:
     """All of it counts, though the pool sees its end and only the beginning of its result at once."""
-    with factory(1, maxtasksperchild=1, context=method) as pool:
-        event_loop = pool._supervisor._event_loop
-        dispatcher = event_loop._dispatcher
-        wait_until(lambda: bool(dispatcher._idle))
-        (worker,) = dispatcher.workers
-        go_on = threading.Event()
-        event_loop._wakeup.call_soon_threadsafe(go_on.wait)  # it does nothing else meanwhile
-        result = pool.apply_async(bytes, (100_000,))
-        multiprocessing.connection.wait([worker.sentinel])
-        go_on.set()
-        assert result.get() == bytes(100_000)
+    program, path = tmp_path / "program.py", tmp_path / "pid"
+    program.write_text(SLOW)
+    with start_program(program, factory.__name__, method, path) as process:
+        pid = wait_for_pid(path)
+        os.kill(process.pid, signal.SIGSTOP)
+        path.unlink()
+        wait_until(lambda: not running(pid))
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.communicate()[0] == "100000\n"
 
 
-def test_worker_dies_while_it_signs_for_a_task(factory: Factory, method: str) -> None:
-    with factory(1, context=method) as pool:
-        with pytest.raises(WorkerDiedError):
-            pool.apply(tasks.die_signing, (0,))
-        assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+@pytest.mark.parametrize("method", ONE_METHOD)
+def test_worker_dies_at_each_step(method: str) -> None:
+    """At each line of what the library does in it, it costs at most the one task that it had begun."""
+    with locked_pool(1, context=method) as pool:
+        step, survived = 0, False
+        while not survived:
+            step += 1
+            results = [pool.apply_async(tasks.die_soon, (step,))]
+            results += [pool.apply_async(tasks.own_pid) for _ in range(4)]
+            pids = {outcome(result) for result in results}
+            failed = [result for result in results if not result.successful()]
+            assert len(failed) <= 1, f"at step {step}"
+            survived = not failed and len(pids) == 1
+    assert step > 50

@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import tasks
 from helpers import FACTORIES, children, open_files, running, wait_until, workers
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
-from poollock._supervisor import worker_handle
 from poollock._supervisor.dispatcher import Dispatcher
 
 
@@ -179,17 +179,17 @@ def test_pool_that_nobody_keeps(factory: Callable[..., LockedPool], method: str)
     wait_until(lambda: children() == before)
 
 
-def test_pool_that_is_collected_makes_nobody_wait() -> None:
+def test_pool_that_is_collected_makes_nobody_wait(factory: Callable[..., LockedPool]) -> None:
     """The garbage collector may run in any thread, and that may have any lock."""
     before = children()
-    pool = locked_pool(1)
-    (pid,) = workers(pool)
-    os.kill(pid, signal.SIGSTOP)  # now its end takes a second: the time before SIGKILL
+    pool = factory(1)
+    (worker,) = workers(pool)
+    os.kill(worker, signal.SIGSTOP)  # now its end takes a second: the time before SIGKILL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del pool
         gc.collect()
-    assert running(pid)
+    assert running(worker)
     wait_until(lambda: children() == before)
 
 
@@ -201,10 +201,9 @@ def test_results_are_kept_by_their_users_alone(factory: Callable[..., LockedPool
             pool.imap(tasks.holder_seen, range(4)),
             pool.imap_unordered(tasks.holder_seen, range(4)),
         ]
-        for result in results:
-            _ = [*result] if hasattr(result, "next") else result.get()
+        assert all([*result] if hasattr(result, "next") else result.get() for result in results)
         kept = [weakref.ref(result) for result in results]
-        del results, result
+        del results
         wait_until(lambda: all(ref() is None for ref in kept))
 
 
@@ -295,8 +294,10 @@ def test_error_of_the_first_start_leaves_no_cycle_behind(
     class Refused(Exception):  # noqa: N818 - it is what happened
         pass
 
-    def refuse(_: object) -> None:
-        raise Refused
+    def refuse(process: BaseProcess) -> None:
+        if "PoolWorker" in process.name:
+            raise Refused
+        start(process)
 
     def error_of_a_start() -> weakref.ref[Refused]:
         try:
@@ -305,7 +306,8 @@ def test_error_of_the_first_start_leaves_no_cycle_behind(
             return weakref.ref(error)
         raise AssertionError
 
-    monkeypatch.setattr(worker_handle.WorkerHandle, "start", refuse)
+    start = BaseProcess.start
+    monkeypatch.setattr(BaseProcess, "start", refuse)
     gc.collect()
     gc.disable()
     try:

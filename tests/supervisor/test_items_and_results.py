@@ -11,13 +11,10 @@ from typing import Any, NoReturn
 import fault_tasks as tasks
 import pytest
 
-from helpers import wait_until, workers
+from helpers import MaybeEncodingError, wait_until, workers
 from poollock import (
     LockedPool,
 )
-from poollock._backend import mp_pool
-
-MaybeEncodingError: type[Exception] = mp_pool.MaybeEncodingError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 

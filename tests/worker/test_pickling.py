@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.pool
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 import tasks
+from helpers import workers
 from poollock import LockedPool, locked_pool
-from poollock._backend.mp_pool import mapstar
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,8 @@ def test_explanation_that_fails(forked: LockedPool) -> None:
     assert forked.apply(tasks.add, (1, 2)) == 3
 
 
-def test_function_that_map_uses_itself(forked: LockedPool) -> None:
+def test_function_that_the_standard_map_uses(forked: LockedPool) -> None:
+    mapstar = vars(multiprocessing.pool)["mapstar"]
     with pytest.raises(TypeError, match="mapstar"):
         forked.apply(mapstar)
     assert forked.apply(mapstar, ((divmod, [7, 9], iter([2, 4])),)) == [(3, 1), (2, 1)]
@@ -210,7 +212,7 @@ def test_task_that_the_worker_cannot_unpickle(forked: LockedPool) -> None:
 def test_argument_that_refuses_to_be_unpickled(forked: LockedPool) -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"^ValueError: invalid literal") as caught:
         forked.apply(tasks.add, (Refuses(),))
-    assert str(caught.value).endswith(f"(pid {forked._pool[0].pid}).")
+    assert str(caught.value).endswith(f"(pid {workers(forked)[0]}).")
 
 
 def test_pool_goes_on_after_a_task_that_was_not_sent(forked: LockedPool) -> None:

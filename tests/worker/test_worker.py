@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 import tasks
 from helpers import children, open_files, wait_until
-from poollock import BaseLock, LockedPool, locked_pool
+from poollock import LockedPool, locked_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signal masks and groups are POSIX")
 
@@ -51,18 +52,18 @@ def test_threads_of_the_pool_leave_signals_as_they_are() -> None:
     assert seen == [set(), set()]
 
 
-def test_parent_gets_its_signals_back() -> None:
+def test_parent_gets_its_signals_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with locked_pool(1):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-    with pytest.raises(RuntimeError, match="no locks today"):
-        Broken(1)
+
+    def fail() -> None:
+        raise OSError("no space for semaphores")
+
+    monkeypatch.setattr(SemLock, "_make_name", staticmethod(fail))
+    with pytest.raises(OSError, match="no space for semaphores"):
+        locked_pool(1)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-
-
-class Broken(LockedPool):
-    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: Any) -> dict[str, BaseLock]:
-        raise RuntimeError("no locks today")
 
 
 def test_ctrl_c_while_the_pool_is_made(
