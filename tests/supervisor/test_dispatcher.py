@@ -48,7 +48,7 @@ class Played:
 
 
 def task(number: int) -> Task:
-    made = Task(cast("Job", SimpleNamespace(is_over=False)), number, None)
+    made = Task(cast("Job", SimpleNamespace(is_over=False)), number, 0)
     made.payload = dump(number)
     return made
 
