@@ -4,9 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._errors import (
+    DeadlockError,
     InitializerError,
     LockNotInstalledError,
     LockTimeoutError,
+    LockWait,
     ManagerDiedError,
     PoolLockError,
     WorkerDiedError,
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseLock",
     "BrokenPoolError",
+    "DeadlockError",
     "InitializerError",
     "Lock",
     "LockNotInstalledError",
     "LockTimeoutError",
+    "LockWait",
     "LockedLogHandler",
     "LockedLogWriter",
     "LockedPool",

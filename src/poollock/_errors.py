@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._backend.describe import describe_exit
 
@@ -34,6 +34,56 @@ class LockTimeoutError(PoolLockError, TimeoutError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.lock, self.holders, self.timeout, self._waiter)
+
+
+class LockWait(NamedTuple):
+    """A task that waits for a lock.
+
+    Attributes:
+        task: What a message calls the task: ``send_request, item 7``.
+        pid: The process that runs it.
+        lock: What a message calls the lock: ``lock 'log'``.
+        holders: The pids of the processes that hold the lock.
+        seconds: How long it has waited.
+    """
+
+    task: str
+    pid: int
+    lock: str
+    holders: tuple[int, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        held = f"held by process {', '.join(map(str, self.holders))}" if self.holders else "held by nobody"
+        return f"{self.task} (process {self.pid}) has waited {self.seconds:.1f} s for {self.lock}, {held}"
+
+
+class DeadlockError(PoolLockError, RuntimeError):
+    """A task waits for a lock that can never be free, because its holders wait, too.
+
+    Attributes:
+        waits: The waits of the ring, that of the task which gets the error first.
+        pool_pid: The pid of the pool's process, if it holds one of the locks and waits for one of the
+            tasks; else 0.
+    """
+
+    def __init__(self, waits: tuple[LockWait, ...], pool_pid: int = 0) -> None:
+        message = "this wait would never end: " + "; ".join(map(str, waits))
+        if pool_pid:
+            message += (
+                f"; and the process of the pool, {pool_pid}, holds a lock and waits for the result: "
+                "release the lock before you wait for a task that needs it"
+            )
+        elif len(waits) == 1 and waits[0].holders == (waits[0].pid,):
+            message += ". The task holds it already: use an RLock, which a task can take again"
+        else:
+            message += ". Have all tasks take the locks in the same order"
+        super().__init__(message)
+        self.waits = waits
+        self.pool_pid = pool_pid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.waits, self.pool_pid)
 
 
 class ManagerDiedError(PoolLockError, ConnectionError):

@@ -20,14 +20,14 @@ class ManagerLockedPool(LockedPool):
     _manager: LockManager | None = None
 
     @override
-    def _make_locks(self, wanted: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
+    def _make_locks(self, requested: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
         from ._manager.proxies import make_lock  # noqa: PLC0415 - the same
         from ._manager.server import LockManager  # noqa: PLC0415 - it takes as long to import as all the rest
 
         manager = LockManager(ctx)
         manager.start()
         self._manager = manager
-        return {name: make_lock(manager, lock) for name, lock in wanted.items()}
+        return {name: make_lock(manager, lock) for name, lock in requested.items()}
 
     @override
     def _end_locks(self) -> None:

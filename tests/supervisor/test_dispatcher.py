@@ -15,7 +15,7 @@ from poollock._supervisor.jobs import Job
 from poollock._supervisor.task import Task
 from poollock._supervisor.worker_handle import WorkerHandle, WorkerState
 from poollock._worker.framing import FrameReader, dump
-from poollock._worker.main import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
+from poollock._worker.worker_socket import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
 
 
 class Played:

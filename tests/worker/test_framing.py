@@ -14,7 +14,7 @@ import pytest
 from helpers import wait_until
 from poollock._supervisor.worker_handle import WorkerState
 from poollock._worker.framing import HEADER, FrameReader, dump, header
-from poollock._worker.main import LAST_BEGUN, WorkerSocket
+from poollock._worker.worker_socket import LAST_BEGUN, WorkerSocket
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, (1 << 16) - HEADER.size, 1 << 16, 1 << 20, 5 << 20])
@@ -44,6 +44,7 @@ def test_long_task_is_begun_when_a_part_of_it_has_arrived() -> None:
     state = WorkerState(multiprocessing.get_context())
     pools, workers = socket.socketpair()
     end = WorkerSocket(workers)
+    end.open()
     message = header(bytes(1 << 20), 7) + bytes(1 << 20)
     with pools, workers:
         receiver = threading.Thread(target=next, args=(end.tasks(state.words.view, state.lock),))

@@ -77,6 +77,19 @@ def block_signals(ctx: BaseContext) -> set[Any] | None:
     return signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
 
 
+@contextmanager
+def all_signals_blocked() -> Generator[None, None, None]:
+    """Let no signal interrupt the running thread until the end of the block."""
+    if sys.platform == "win32":
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def reset_sigterm() -> None:
     """In a process that was started: give SIGTERM its default, and tell no event loop of signals."""
     if sys.platform == "win32":

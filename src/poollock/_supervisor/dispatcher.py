@@ -16,8 +16,8 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from poollock._worker.framing import header
-from poollock._worker.main import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
+from poollock._worker.framing import MESSAGE, header
+from poollock._worker.worker_socket import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
 
 from .task import Task
 
@@ -158,6 +158,13 @@ class Dispatcher:
         except OSError:  # its socket is full, or the system has no memory for more
             return False
         return True
+
+    def send_message(self, worker: WorkerHandle, message: bytes) -> None:
+        """Send *worker* something that is no task."""
+        with self._lock:
+            worker.send_buffer += map(memoryview, (header(message, MESSAGE), message))
+            if not self._push(worker):
+                self.blocked.append(worker)
 
     def flush(self, worker: WorkerHandle) -> bool:
         """Send more of what did not fit into the socket of *worker*; return whether that was all."""

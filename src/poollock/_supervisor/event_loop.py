@@ -15,9 +15,12 @@ from poollock._backend.describe import describe, show_error
 from poollock._backend.process import POLL_INTERVAL, has_ended
 from poollock._errors import WorkerDiedError
 from poollock._locks.base import BaseLock
+from poollock._worker.framing import MESSAGE
 from poollock._worker.outcome_pickling import load_outcome
 
+from . import deadlock_detector
 from .callbacks import report_exception
+from .deadlock_detector import DeadlockDetector
 from .dispatcher import Dispatcher
 from .failures import MakeError, pool_ended
 from .jobs import Job, PendingJobs, TaskOutcome
@@ -56,6 +59,7 @@ class EventLoop:
         self.task_handler = TaskHandler(self._dispatcher, self.pending, self._wakeup)
         self._startup_failures = StartupFailures(starter, self._workers)
         self._lock_recovery = LockRecovery(locks, starter, self._workers)
+        self.deadlock_detector = DeadlockDetector(self._dispatcher)
         self._closing = False  # no job will come
         self._exiting = False  # the workers were told that no task will come
         self._terminating = False
@@ -153,29 +157,36 @@ class EventLoop:
         if delay > _LEAST_DELAY:
             sleep(delay)
         for key, events in self._selector.select(self._timeout(soon=soon)):
-            worker: WorkerHandle | None = key.data
-            if worker is None:
+            if key.data is None:
                 self._wakeup.drain()
-            elif key.fd == worker.sentinel:
-                self._on_sentinel(worker)
-            elif worker in self._workers:
-                if events & selectors.EVENT_WRITE:
-                    self._write(worker)
-                if events & selectors.EVENT_READ:
-                    self._read(worker)
+            else:
+                self._handle(key.data, key.fd, events)
         self._reap_polled()
         self._wakeup.run_pending()
         while self._dispatcher.blocked:
             self._watch_writing(self._dispatcher.blocked.popleft())
         if self._lock_recovery.pending:
             self._lock_recovery.step(monotonic())
+        if self.deadlock_detector.pending:
+            self.deadlock_detector.step(monotonic())
         self._end()
+
+    def _handle(self, worker: WorkerHandle, fd: int, events: int) -> None:
+        if fd == worker.sentinel:
+            self._on_sentinel(worker)
+        elif worker in self._workers:
+            if events & selectors.EVENT_WRITE:
+                self._write(worker)
+            if events & selectors.EVENT_READ:
+                self._read(worker)
 
     def _timeout(self, *, soon: bool) -> float | None:
         if self._kill_at is not None or self._poll_soon or self._lock_recovery.pending:
             return INTERVAL
         if soon:
             return _SOON
+        if self.deadlock_detector.pending:
+            return deadlock_detector.INTERVAL
         return POLL_INTERVAL if self._polled else None
 
     def _end(self) -> None:
@@ -236,6 +247,9 @@ class EventLoop:
             frames = worker.reader.frames()
             if frames and not worker.ready:
                 self._startup_failures.first_message(worker, frames.pop(0)[1])
+            for message in [payload for number, payload in frames if number == MESSAGE]:
+                self.deadlock_detector.begin(worker, message)
+            frames = [frame for frame in frames if frame[0] != MESSAGE]
             if len(frames) > len(worker.in_flight):
                 raise ValueError("there are more outcomes than tasks")  # noqa: TRY301 - handled below like the others
         except BlockingIOError:

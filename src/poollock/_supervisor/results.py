@@ -6,7 +6,8 @@ import multiprocessing
 import multiprocessing.pool
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
@@ -18,6 +19,9 @@ from .callbacks import report_exception
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# Which results the threads of this process wait for without a time limit, by the thread's ident.
+waiting_threads: dict[int, Result | None] = {}
 
 Callback: TypeAlias = "Callable[[Any], object] | None"
 
@@ -77,7 +81,11 @@ class ApplyResult(multiprocessing.pool.ApplyResult):  # type: ignore[type-arg] #
     @override
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call has completed, *timeout* seconds at most."""
-        self._released.wait(timeout)
+        if timeout is not None or self._released.is_set():
+            self._released.wait(timeout)
+            return
+        with _waiting(self):
+            self._released.wait()
 
     @override
     def get(self, timeout: float | None = None) -> Any:
@@ -198,7 +206,11 @@ class ResultQueue:
             multiprocessing.TimeoutError: None has come in time.
         """
         try:
-            outcome = self._ready.get(timeout=None if timeout is None else max(0, timeout))
+            if timeout is None and self._ready.empty():
+                with _waiting(self):
+                    outcome = self._ready.get()
+            else:
+                outcome = self._ready.get(timeout=timeout and max(0, timeout))
         except Empty:
             raise multiprocessing.TimeoutError from None
         if outcome is None:
@@ -269,6 +281,21 @@ class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-ar
 
 class UnorderedResultIterator(ResultIterator, multiprocessing.pool.IMapUnorderedIterator):  # type: ignore[type-arg] # the same
     """The results of ``imap_unordered``, in the order in which they come."""
+
+
+@contextmanager
+def _waiting(result: Result) -> Generator[None, None, None]:
+    """Note that the running thread waits for *result*, in case that it has a lock which that needs."""
+    ident = threading.get_ident()
+    outer = waiting_threads.get(ident)  # of the wait that a signal handler has interrupted
+    waiting_threads[ident] = result
+    try:
+        yield
+    finally:
+        if outer is None:
+            waiting_threads.pop(ident, None)
+        else:
+            waiting_threads[ident] = outer
 
 
 def _call(callback: Callable[[Any], object], value: Any) -> None:

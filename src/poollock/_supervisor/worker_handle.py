@@ -14,7 +14,8 @@ from typing import Any
 from poollock._backend.process import ProcessStartError, is_gone
 from poollock._locks.shared_words import shared_words
 from poollock._worker.framing import FrameReader, header
-from poollock._worker.main import WORDS, StartupData, WorkerSocket
+from poollock._worker.main import StartupData
+from poollock._worker.worker_socket import WORDS, WorkerSocket
 
 from .task import Task
 

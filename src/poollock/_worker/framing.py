@@ -12,6 +12,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 
 HEADER = struct.Struct("=QQ")  # bytes that follow; a number
+MESSAGE = (1 << 64) - 1  # the number of a frame that is neither a task nor an outcome
 _READ_SIZE = 1 << 14  # bytes to read at once
 _MAX_KEPT = 1 << 21  # bytes; a larger buffer is freed after the message that it was made for
 
