@@ -55,13 +55,23 @@ def open_sockets() -> list[int]:
     return found
 
 
+def _stat(pid: int) -> list[str]:
+    """The state of a process, its parent, and what else /proc knows; nothing is left of one that has gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["X", "0"]
+
+
 def running(pid: int) -> bool:
     """Whether a process is there, and is more than an entry that nobody has reaped."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+    return _stat(pid)[0] not in "ZX"
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and wait for that: a SIGTERM that comes soon would be taken before the SIGSTOP."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: _stat(pid)[0] in "TZX")
 
 
 def _processes() -> dict[int, list[int]]:
@@ -69,12 +79,9 @@ def _processes() -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if fields[0] not in "ZX":
-                found.setdefault(int(fields[1]), []).append(int(entry.name))
+            state, parent, *_ = _stat(int(entry.name))
+            if state not in "ZX":
+                found.setdefault(int(parent), []).append(int(entry.name))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from helpers import Factory, wait_for_pid, wait_until, workers
+from helpers import Factory, stop, wait_for_pid, wait_until, workers
 from poollock import (
     Lock,
     LockedPool,
@@ -130,7 +130,7 @@ def test_stopped_worker_is_waited_for(factory: Factory, method: str, tmp_path: P
     with factory(2, context=method) as pool:
         holder = pool.apply_async(tasks.hold_while, (pool.lock, str(path)))
         pid = wait_for_pid(path)
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         waiter = pool.apply_async(tasks.with_lock, (pool.lock, 5))
         path.unlink()
         waiter.wait(1.5)  # longer than it takes to find a lock that nobody has signed for

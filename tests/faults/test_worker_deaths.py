@@ -22,6 +22,7 @@ from helpers import (
     open_sockets,
     running,
     start_program,
+    stop,
     wait_for_pid,
     wait_until,
     workers,
@@ -159,7 +160,7 @@ def test_worker_dies_while_it_receives(pool: LockedPool) -> None:
     wait_until(lambda: len(workers(pool)) == 2)
     first, second = workers(pool)
     for pid in (first, second):
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     results = [pool.apply_async(tasks.size, (bytes(tasks.HUNDRED_MB),)) for _ in range(2)]
     others = pool.map_async(tasks.square, range(20), chunksize=1)
     os.kill(first, signal.SIGKILL)
@@ -272,7 +273,7 @@ def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str, tmp_p
     program.write_text(SLOW)
     with start_program(program, factory.__name__, method, path) as process:
         pid = wait_for_pid(path)
-        os.kill(process.pid, signal.SIGSTOP)
+        stop(process.pid)
         path.unlink()
         wait_until(lambda: not running(pid))
         os.kill(process.pid, signal.SIGCONT)

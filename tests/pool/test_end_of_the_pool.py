@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import fault_tasks as tasks
 import pytest
 
-from helpers import Factory, running, wait_for_pid, wait_until, workers
+from helpers import Factory, running, stop, wait_for_pid, wait_until, workers
 from poollock import (
     BrokenPoolError,
     LockedPool,
@@ -82,7 +81,7 @@ def test_terminate_ends_stopped_workers(factory: Factory, method: str) -> None:
     with factory(2, context=method) as pool:
         pool.map(tasks.square, range(4))
         pids = workers(pool)
-        os.kill(pids[0], signal.SIGSTOP)
+        stop(pids[0])
     assert not any(running(pid) for pid in pids)
 
 

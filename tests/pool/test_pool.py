@@ -6,7 +6,6 @@ import gc
 import multiprocessing
 import multiprocessing.pool
 import os
-import signal
 import tempfile
 import warnings
 import weakref
@@ -20,7 +19,7 @@ import pytest
 
 import poollock
 import tasks
-from helpers import FACTORIES, children, open_files, running, wait_until, workers
+from helpers import FACTORIES, children, open_files, running, stop, wait_until, workers
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
 from poollock._supervisor.dispatcher import Dispatcher
@@ -184,7 +183,7 @@ def test_pool_that_is_collected_makes_nobody_wait(factory: Callable[..., LockedP
     before = children()
     pool = factory(1)
     (worker,) = workers(pool)
-    os.kill(worker, signal.SIGSTOP)  # now its end takes a second: the time before SIGKILL
+    stop(worker)  # now its end takes a second: the time before SIGKILL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del pool
