@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import gc
 import multiprocessing
 import multiprocessing.pool
@@ -16,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -181,3 +183,46 @@ def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None
     finally:
         sender.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+class Interrupt(Exception):  # noqa: N818 - it is what it does
+    """What a handler raises that limits the time of a task."""
+
+
+def _is_branch_not_taken(frame: FrameType) -> bool:
+    """Whether *frame* is at an instruction that Python 3.14 leaves out of the ``try`` around it.
+
+    No signal handler runs there, only a trace function.
+    """
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap.get("NOT_TAKEN")
+
+
+def raise_interrupt() -> None:
+    raise Interrupt
+
+
+def interrupted_at(
+    count: int, function: Callable[[], Any], handler: Callable[[], None] = raise_interrupt
+) -> bool:
+    """Call *function*, and *handler* at step *count* in the library; return whether it got so far."""
+    steps = 0
+
+    def step(frame: FrameType, _event: str, _arg: Any) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        if PACKAGE in Path(frame.f_code.co_filename).parents and not _is_branch_not_taken(frame):
+            steps += 1
+            if steps == count:
+                handler()
+        return step
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
+    sys.settrace(step)
+    try:
+        function()
+    except Interrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return steps >= count

@@ -4,47 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
-from helpers import PACKAGE
+from helpers import interrupted_at
 from poollock import BaseLock, Lock, RLock, Semaphore
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-
-
-class Interrupt(Exception):  # noqa: N818 - it is what it does
-    """What a handler raises that limits the time of a task."""
-
-
-def interrupted_at(count: int, function: Callable[[], Any]) -> bool:
-    """Call *function*, raise an Interrupt at step *count* in the library; return whether it got so far."""
-    steps = 0
-
-    def step(frame: FrameType, _event: str, _arg: Any) -> Any:
-        nonlocal steps
-        frame.f_trace_opcodes = True
-        if PACKAGE in Path(frame.f_code.co_filename).parents:
-            steps += 1
-            if steps == count:
-                raise Interrupt
-        return step
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
-    sys.settrace(step)
-    try:
-        function()
-    except Interrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def use(lock: BaseLock) -> None:
