@@ -11,7 +11,7 @@ from ._pool.pool import LockedPool
 from ._typing import override
 
 if TYPE_CHECKING:
-    from ._manager.server import LockManager
+    from ._manager.manager import LockManager
 
 
 class ManagerLockedPool(LockedPool):
@@ -21,8 +21,8 @@ class ManagerLockedPool(LockedPool):
 
     @override
     def _make_locks(self, requested: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
+        from ._manager.manager import LockManager  # noqa: PLC0415 - it takes as long to import as all the rest
         from ._manager.proxies import make_lock  # noqa: PLC0415 - the same
-        from ._manager.server import LockManager  # noqa: PLC0415 - it takes as long to import as all the rest
 
         manager = LockManager(ctx)
         manager.start()

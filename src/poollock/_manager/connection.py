@@ -1,155 +1,183 @@
-"""The connections of a process to the managers of its locks."""
+"""The connections of a process to the locks in a manager process.
+
+A connection is for one lock, and carries one thing at a time: a call, or a grant.  So an
+interrupted call can close its connection, and costs no grant but its own.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
+import threading
 import weakref
 from contextlib import suppress
-from multiprocessing import current_process
-from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from multiprocessing.managers import dispatch  # type: ignore[attr-defined] # not in typeshed
-from threading import get_ident
-from typing import Any
+from typing import Any, TypeAlias
+
+from .named_pipe import NamedPipe
+from .protocol import CANCEL, MOST, RELEASE, REVOKED
 
 HAS_SOCKETS = sys.platform != "win32"  # there the address is a named pipe
 
+# Which lock it is: the address of its manager, the key that the manager asks for, its number there.
+LockToken: TypeAlias = tuple[Any, bytes, int]
 
-class _Socket(Connection):
-    """A connection that is made after it is known, and whose descriptor is forgotten before it is closed.
+_LOOK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)  # Windows: NamedPipe does not wait then
 
-    So a child that is forked in another thread meanwhile closes its copy, and nothing else.
-    """
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(None)  # whatever the default
-        self._pid = os.getpid()
-        super().__init__(self._socket.fileno())
-
-    def connect(self, address: str) -> None:
-        self._socket.connect(address)
+class _Handshake(Connection):
+    """Speaks multiprocessing's protocol through a socket that belongs to somebody else."""
 
     def _close(self) -> None:
-        if os.getpid() == self._pid:
-            with suppress(OSError):  # the manager has ended, or was never reached
-                self._socket.shutdown(socket.SHUT_RDWR)  # for copies, too
-        self._socket.close()
-
-    def abandon(self) -> None:
-        """Close the copy of it that a forked process has."""
-        self._handle = None
-        with suppress(OSError):
-            self._socket.close()
+        pass
 
 
-class ManagerClient:
-    """A connection to the manager, for one call at a time, and what was granted through it.
+class _Socket(socket.socket):
+    """A socket that is closed, without a ResourceWarning, when nothing refers to it any more."""
 
-    When a signal handler raises in the middle of a call, an answer, or a part of one, is still
-    to come: the connection is not used again.  It ends with the object, and the manager takes
-    back what it may have granted; so no wait for a lock uses a connection that has one already.
+    # In C: what a signal handler raised in a method of Python would be lost.
+    __del__ = socket.SocketType.close
+
+
+class LockConnection:
+    """A connection to one lock in a manager process.
+
+    Args:
+        token: Which lock it is.
+
+    Raises:
+        OSError: There is no manager any more, or this process may open no more files.
     """
 
-    def __init__(self, address: Any, authkey: bytes) -> None:
-        self.holds: Any = None  # a grant that is not given back yet
-        self._address = address
-        self._caller: int | None = get_ident()  # the thread that has it for its call
-        self._is_spoiled = False
-        self._connection: Any = _Socket() if HAS_SOCKETS else Client(address)
+    def __init__(self, token: LockToken) -> None:
+        address, authkey, number = token
+        self._socket: Any  # a socket, or what can be used like one
+        if HAS_SOCKETS:
+            self._socket = _Socket(socket.AF_UNIX)
+        else:
+            self._socket = NamedPipe.connect(address)
+        # Listed before it is connected: a child that another thread forks meanwhile closes its copy.
+        _connections.add(self)
         try:
-            _clients.add(self)  # from here on, a child that is forked closes it
-            if isinstance(self._connection, _Socket):
-                self._connection.connect(address)
-            answer_challenge(self._connection, authkey)
-            deliver_challenge(self._connection, authkey)
-            dispatch(self._connection, None, "accept_connection", (current_process().name,))
+            if HAS_SOCKETS:
+                self._socket.settimeout(None)  # whatever the default
+                self._socket.connect(address)
+                connection: Any = _Handshake(self._socket.fileno())
+            else:
+                connection = self._socket.connection
+            answer_challenge(connection, authkey)
+            deliver_challenge(connection, authkey)
+            dispatch(connection, None, "connect", (number, os.getpid()))
         except BaseException:
             self.close()
             raise
-        _idle.setdefault(address, [])
 
-    def call(self, ident: str, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method of a lock in the manager; afterwards the client is anybody's."""
-        self._connection.send((ident, method, args))
-        done, result = self._connection.recv()
-        if method == "acquire" and done and result:
-            self.holds = args[1]  # before another thread can use it for a wait
-        self.rest()
-        if not done:
-            try:
-                raise result
-            finally:
-                del result  # it has this frame
-        return result
+    @property
+    def closed(self) -> bool:
+        """Whether this end has been closed."""
+        return bool(self._socket.fileno() == -1)
 
-    def reserve(self) -> bool:
-        """Return whether the client is now the caller's for its call, or for `rest`."""
+    def is_revoked(self) -> bool:
+        """Return whether what was granted through this connection has been released by somebody else."""
         try:
-            _idle[self._address].remove(self)
-        except (KeyError, ValueError):  # another thread has it
+            return bool(self._socket.recv(1, _LOOK) == REVOKED)
+        except (BlockingIOError, ConnectionError):  # nothing to read; or it has ended, as its next use tells
             return False
-        self._caller = get_ident()
-        if self._is_spoiled:
-            self.close()
-            return False
-        return True
 
-    def rest(self) -> None:
-        """Have no caller any more."""
-        self._caller = None
-        _idle.get(self._address, []).append(self)
-        if self._is_spoiled:
-            self.close()
+    def call(self, request: bytes) -> bytes:
+        """Return the manager's answer to *request*."""
+        self._socket.sendall(request + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            part: bytes = self._socket.recv(MOST)
+            if not part:
+                raise EOFError("it has closed the connection")
+            answer += part
+        return answer.lstrip(REVOKED)
 
-    def withdraw(self, grant: Any) -> None:
-        """Have the manager take back *grant*, if it has been granted and not given back."""
-        if self.holds == grant or self._caller == get_ident():  # else it is of use to others
-            self.close()
+    def release(self) -> None:
+        """Give back what was granted through this connection."""
+        self._socket.sendall(RELEASE + b"\n")
 
     def close(self) -> None:
-        """Close the connection: the manager takes back what was taken through it.
+        """Close it; the manager takes back what it has granted, or is about to grant, through it."""
+        try:
+            # A connection that ends without that is one whose process has died.
+            with suppress(OSError):  # so has the manager
+                self._socket.sendall(CANCEL + b"\n")
+        finally:
+            self._socket.close()
 
-        While another thread has the client, that one does it at the end of its call.
-        """
-        self._is_spoiled = True
-        with suppress(KeyError, ValueError):
-            _idle[self._address].remove(self)
-        if self._caller in {None, get_ident()}:
-            self._connection.close()
-
-
-_clients: weakref.WeakSet[ManagerClient] = weakref.WeakSet()  # of this process
-_idle: dict[Any, list[ManagerClient]] = {}  # those that are in no call, by the address of their manager
+    def close_after_fork(self) -> None:
+        """Close the copy that a forked process has; the connection stays its parent's."""
+        self._socket.close()
 
 
-def take_client(address: Any, authkey: bytes, *, to_wait: bool = False) -> ManagerClient:
-    """Return a client for one call, one that has no lock if the call may wait for a lock.
+class ThreadConnections:
+    """The idle connections of one thread to one lock.
 
-    Raises:
-        OSError: There is no manager any more.
+    One is enough for a thread that takes the lock and gives it back; the second is for what it
+    asks while it has the lock.  They are closed when the thread ends, or the lock does.
+
+    Args:
+        token: Which lock it is.
     """
-    for client in [*_idle.get(address, [])]:
-        if not (to_wait and client.holds) and client.reserve():
-            if not (to_wait and client.holds):  # still
-                return client
-            client.rest()
-    return ManagerClient(address, authkey)
+
+    def __init__(self, token: LockToken) -> None:
+        self.thread = threading.get_ident()
+        self._token = token
+        self._idle: list[LockConnection] = []  # the last used comes last
+        _all_connections[id(self)] = self
+
+    def checkout(self) -> LockConnection | None:
+        """Return a connection that is in no use, if there is one."""
+        try:
+            # A signal handler may use the lock between any two steps: it pops another.
+            while (connection := self._idle.pop()).closed:
+                pass
+        except IndexError:
+            return None
+        return connection
+
+    def checkin(self, connection: LockConnection) -> None:
+        """Take back a connection that is in no use any more; any thread may call this."""
+        self._idle.append(connection)
+
+    def close_idle(self, address: Any) -> None:
+        """Close the idle connections, if they are to the manager at *address*; any thread may call this."""
+        with suppress(IndexError):
+            while self._token[0] == address:
+                self._idle.pop().close()
+
+
+_connections: weakref.WeakSet[LockConnection] = weakref.WeakSet()  # of this process
+_all_connections: weakref.WeakValueDictionary[int, ThreadConnections] = weakref.WeakValueDictionary()
+
+
+class Connections(threading.local):
+    """The connections of this process to one lock: ``own`` are those of the running thread.
+
+    Args:
+        token: Which lock it is.
+    """
+
+    def __init__(self, token: LockToken) -> None:  # called again in each thread
+        self.own = ThreadConnections(token)
 
 
 def close_idle(address: Any) -> None:
-    """Close the connections to a manager that ended; those in a call end with it."""
-    idle = _idle.pop(address, [])
-    while idle:
-        with suppress(IndexError):  # another thread has taken it
-            idle.pop().close()
+    """Close the connections to a manager that has ended, but for those in use: they end by themselves."""
+    for reference in _all_connections.valuerefs():  # copied in one step: a thread may begin meanwhile
+        connections = reference()
+        if connections is not None:
+            connections.close_idle(address)
 
 
 def _after_fork() -> None:
-    for client in list(_clients):
-        client._connection.abandon()  # the connection is the parent's
-    _idle.clear()
+    for connection in list(_connections):
+        connection.close_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

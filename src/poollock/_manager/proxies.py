@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import math
 from contextlib import suppress
-from threading import get_ident
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 from poollock._backend.describe import describe
 from poollock._backend.process import other_threads
@@ -16,46 +14,93 @@ from poollock._locks.rlock import RLock
 from poollock._locks.semaphore import Semaphore
 from poollock._typing import override
 
-from .connection import ManagerClient, take_client
-from .server import LockManager
-
-# The pid, the thread, and a number of its own: it names what is given back.
-_Grant: TypeAlias = tuple[int, int, int]
-
-_grants = itertools.count()
+from .connection import Connections, LockConnection, LockToken, ThreadConnections
+from .manager import LockManager
+from .protocol import ACQUIRE, YES
 
 # Not every OSError: a TimeoutError may come from the user's own signal handler.
 _UNREACHABLE = (ConnectionError, FileNotFoundError, EOFError)
 
+_TOO_OFTEN = "semaphore or lock released too many times"
+
+
+class _Grant:
+    """That a thread of this process has the lock.
+
+    Attributes:
+        connections: The connections of that thread.
+        connection: The one of them that carries the grant, and nothing else meanwhile.
+        depth: How often the thread has taken the lock; more than once only for an RLock.
+    """
+
+    __slots__ = ("connection", "connections", "depth")
+
+    def __init__(self, connections: ThreadConnections, connection: LockConnection) -> None:
+        self.connections = connections
+        self.connection = connection
+        self.depth = 1
+
 
 class _Proxy(BaseLock):
-    """A lock that lives in a manager process."""
+    """A lock that lives in a manager process.
 
-    __slots__ = ("_address", "_authkey", "_granted", "_ident")
+    A signal handler may raise between any two steps, and another thread may release what this one
+    takes.  So whatever goes wrong in a call, its connection is closed, and the manager takes back
+    what it has granted through it: at most what this very call asked for.
+    """
 
-    _address: Any
-    _authkey: bytes
-    _ident: str
-    _granted: list[tuple[_Grant, ManagerClient]]
+    __slots__ = ("_connections", "_grants", "_token")
 
-    def __init__(self, manager: LockManager, value: int, *, bounded: bool) -> None:
-        self._set_state(manager.create(value, bounded=bounded))
+    _connections: Connections
+    _grants: dict[_Grant, bool]  # the oldest first; the values are True
+    _token: LockToken
+
+    _bounded = True  # it is an error to release it more often than it was taken
+
+    def __init__(self, manager: LockManager, value: int = 1) -> None:
+        self._set_state(manager.create(value, bounded=self._bounded))
         self._register()
 
     @override
     def _set_state(self, parts: tuple[Any, ...]) -> None:
-        self._address, self._authkey, self._ident = parts
-        self._granted = []
+        address, authkey, number = parts
+        self._token = address, authkey, number
+        self._connections = Connections(self._token)
+        self._grants = {}
 
     @override
     def _get_state(self) -> tuple[Any, ...]:
-        return self._address, self._authkey, self._ident
+        return self._token
 
-    def _call(self, method: str, *args: Any) -> Any:
+    def _call(self, request: bytes) -> bytes:
+        """Return the manager's answer to *request*; if that is a grant, note it."""
+        own = self._connections.own
+        grant = None
         try:
-            return take_client(self._address, self._authkey).call(self._ident, method, args)
-        except _UNREACHABLE as error:
-            raise self._died(error) from error.with_traceback(None)
+            grant = _Grant(own, own.checkout() or self._revoked_connection() or LockConnection(self._token))
+            answer = grant.connection.call(request)
+            if answer == YES and request.startswith(ACQUIRE):
+                self._grants[grant] = True
+                return answer
+        except BaseException as error:
+            if grant is not None:
+                self._grants.pop(grant, None)
+                grant.connection.close()
+            if isinstance(error, _UNREACHABLE):
+                raise self._died(error) from error.with_traceback(None)
+            raise
+        own.checkin(grant.connection)
+        return answer
+
+    def _revoked_connection(self) -> LockConnection | None:
+        """Return a connection whose grant another process has released, if there is one.
+
+        Without that, a process that only takes, while another one releases, would open more and more.
+        """
+        for grant in self._held():
+            if grant.connection.is_revoked() and self._grants.pop(grant, False):
+                return grant.connection
+        return None
 
     def _died(self, error: BaseException) -> ManagerDiedError:
         # Its cause goes without its frames, where pickle's buffer is: in a cycle of the user's, that
@@ -67,46 +112,48 @@ class _Proxy(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if timeout is not None:
-            timeout = float(timeout)
-        grant = os.getpid(), get_ident(), next(_grants)
-        client, noted = None, list[None]()
-        try:
-            client = take_client(self._address, self._authkey, to_wait=True)
-            taken = bool(client.call(self._ident, "acquire", (os.getpid(), grant, block, timeout)))
-            if taken:
-                noted.extend(map(self._granted.append, [(grant, client)]))  # in one step
-        except BaseException as error:
-            if client is not None and (_remove(self._granted, (grant, client)) or not noted):
-                client.withdraw(grant)  # else another thread has given it back
-            if isinstance(error, _UNREACHABLE):
-                raise self._died(error) from error.with_traceback(None)
-            raise
-        return taken
+        seconds = math.inf if timeout is None else float(timeout)
+        return self._call(ACQUIRE + b"%r" % (seconds if block else 0)) == YES
 
     @override
     def release(self) -> None:
-        me = get_ident()
-        own_first = sorted(self._granted, key=lambda each: (each[0][1] == me, each[0][2]), reverse=True)
-        if not any(map(self._release, own_first)):
-            self._call("release", None)
+        own = self._connections.own
+        grants = [*self._grants.copy()][::-1]  # the newest first
+        grants.sort(key=lambda grant: grant.connections is not own)
+        for grant in grants:
+            if self._give_back(grant):
+                return
+        if self._call(b"release_any") != YES:  # another process has taken it, as multiprocessing allows
+            raise ValueError(_TOO_OFTEN)
 
-    def _release(self, granted: tuple[_Grant, ManagerClient]) -> bool:
-        """Give a grant back; return whether it was still to be given back."""
-        grant, client = granted
+    def _give_back(self, grant: _Grant) -> bool:
+        """Give *grant* back; return False if there is nothing to give back.
+
+        Raises:
+            ManagerDiedError: The manager process has ended.
+            ValueError: Another process has released the lock.
+        """
+        claimed = list[bool]()
         try:
-            if not _remove(self._granted, granted):  # another thread has given it back
+            # In one step: of two threads one does it, and it knows so if a signal handler raises next.
+            claimed.extend(map(self._grants.pop, [grant], [False]))
+            if claimed == [False] or grant.connection.closed:  # another thread does it; or it is the parent's
                 return False
-            self._call("release", grant)
-        except BaseException:
-            client.withdraw(grant)
+            if self._bounded and grant.connection.is_revoked():
+                raise ValueError(_TOO_OFTEN)  # noqa: TRY301 - the connection is of no more use
+            grant.connection.release()
+        except BaseException as error:
+            if claimed == [True]:
+                grant.connection.close()
+            if isinstance(error, _UNREACHABLE):
+                raise self._died(error) from error.with_traceback(None)
             raise
-        client.holds = None
+        grant.connections.checkin(grant.connection)
         return True
 
-    def _served_state(self) -> tuple[int, tuple[int, ...], bool]:
-        state: tuple[int, tuple[int, ...], bool] = self._call("state")
-        return state
+    def _served_state(self) -> tuple[int, bool, tuple[int, ...]]:
+        free, abandoned, *holders = map(int, self._call(b"state").split())
+        return free, bool(abandoned), tuple(holders)
 
     @override
     def locked(self) -> bool:
@@ -115,43 +162,52 @@ class _Proxy(BaseLock):
     @property
     @override
     def holders(self) -> tuple[int, ...]:
-        return self._served_state()[1]
+        return self._served_state()[2]
 
     @property
     @override
     def abandoned(self) -> bool:
-        return self._served_state()[2]
+        return self._served_state()[1]
 
     @override
     def mark_consistent(self) -> None:
-        self._call("mark_consistent")
+        self._call(b"mark_consistent")
 
-    def _granted_here(self) -> list[tuple[_Grant, ManagerClient]]:
-        # A forked worker has a copy of what its parent was granted.
-        return [granted for granted in self._granted if granted[0][0] == os.getpid()]
+    def _held(self) -> list[_Grant]:
+        """Return the grants of this process: a forked one has closed the connections of its parent."""
+        return [grant for grant in self._grants.copy() if not grant.connection.closed]
+
+    def _own_grant(self) -> _Grant | None:
+        own = self._connections.own
+        for grant in self._held():
+            if grant.connections is own:
+                return grant
+        return None
 
     @override
     def _is_mine(self) -> bool:
-        me = get_ident()
-        return any(grant[1] == me for grant, _ in self._granted_here())
+        return self._own_grant() is not None
 
     @override
     def _is_held_here(self) -> bool:
-        return bool(self._granted_here())
+        return bool(self._held())
 
     @override
     def _release_if_held(self) -> bool:
+        held = self._held()
+        if not held:
+            return False
         others = other_threads()
         given_back = False
-        for granted in self._granted_here():
-            if granted[0][1] not in others:
+        for grant in held:
+            if grant.connections.thread not in others:
                 with suppress(ManagerDiedError, ValueError):  # or another process has released it
-                    given_back |= self._release(granted)
+                    given_back |= self._give_back(grant)
         return given_back
 
     @override
     def _recover(self, pid: int) -> bool:
-        return bool(self._call("reclaim", pid))
+        return self._call(b"recover %d" % pid) == YES
 
     @override
     def _state(self) -> str:
@@ -161,22 +217,43 @@ class _Proxy(BaseLock):
             return "whose manager process has ended"
 
 
-def _remove(granted: list[Any], one: Any) -> bool:
-    try:
-        granted.remove(one)
-    except ValueError:
-        return False
-    return True
-
-
 @final
 class ManagerLock(_Proxy):
     """A plain lock in a manager process."""
 
     __slots__ = ()
 
-    def __init__(self, manager: LockManager) -> None:
-        super().__init__(manager, 1, bounded=True)
+
+@final
+class ManagerRLock(_Proxy):
+    """A lock in a manager process that the thread which has it may take again."""
+
+    __slots__ = ()
+
+    @override
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        grant = self._own_grant()
+        if grant is None:
+            return super().acquire(block, timeout)
+        grant.depth += 1  # no signal handler runs between this and the return
+        return True
+
+    @override
+    def release(self) -> None:
+        """Give the lock back, once for each time it was taken.
+
+        Raises:
+            AssertionError: Another thread or process holds the lock, or nobody, as with
+                ``multiprocessing.RLock``.
+            ManagerDiedError: The lock's manager process has ended.
+        """
+        grant = self._own_grant()
+        if grant is None:
+            raise AssertionError(f"{self.label} is not held by this thread of {describe()}: {self!r}")
+        if grant.depth > 1:
+            grant.depth -= 1
+        else:
+            self._give_back(grant)
 
 
 @final
@@ -185,8 +262,7 @@ class ManagerSemaphore(_Proxy):
 
     __slots__ = ()
 
-    def __init__(self, manager: LockManager, value: int) -> None:
-        super().__init__(manager, value, bounded=False)
+    _bounded = False
 
     def get_value(self) -> int:
         """Return how many more can take the semaphore now."""
@@ -205,5 +281,6 @@ def make_lock(manager: LockManager, like: BaseLock | None = None) -> BaseLock:
         return like
     if isinstance(like, Semaphore):
         return ManagerSemaphore(manager, like.value)
-    lock = ManagerLock(manager)
-    return RLock._around(lock) if isinstance(like, RLock) else lock
+    if isinstance(like, RLock):
+        return ManagerRLock(manager)
+    return ManagerLock(manager)

@@ -1,234 +1,182 @@
-"""LockManager: the process in which the locks of a manager_locked_pool live."""
+"""LockServer: what runs in the manager process."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import selectors
 import shutil
-import sys
-import tempfile
+import socket
 import threading
-import time
-from functools import partial
-from multiprocessing import current_process
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
-from multiprocessing.managers import BaseManager, Server
+from multiprocessing.managers import Server
 from multiprocessing.util import Finalize
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from time import monotonic
+from typing import Any
 
-from poollock._backend.describe import describe, describe_exit
-from poollock._backend.process import ProcessStartError, exit_code, parent_is_gone
-from poollock._errors import ManagerDiedError
-from poollock._typing import override
+from poollock._backend.process import parent_is_gone
 
-from .connection import HAS_SOCKETS, close_idle
-
-if sys.platform != "win32":
-    from poollock._backend.popen import prepare
+from .connection import HAS_SOCKETS
+from .named_pipe import NamedPipe, PipeSelector
+from .protocol import ACQUIRE, CANCEL, MOST, NO, RELEASE, YES
+from .served_lock import Client, ServedLock
 
 _PARENT_CHECK = 0.25  # seconds
 
 
-class _ServedLock:
-    """A lock or semaphore inside the manager process; each grant belongs to a client's connection.
+class LockServer(Server):
+    """Serves every lock in one thread, and takes back what a client has when its connection ends.
 
-    Whoever takes a grant out of the dict releases the lock: that is one step, so no grant is
-    given back twice.
+    The standard server accepts and authenticates each connection, in a thread that ends then.
+
+    A release waits for no answer.  So each request whose answer may depend on what came before,
+    from whomever, is served only when all that has arrived by then has been read.
     """
 
-    def __init__(self, value: int, bounded: bool) -> None:  # noqa: FBT001 - made by BaseManager._create
-        self._lock = threading.Lock() if bounded else threading.Semaphore(value)
-        self._value = value
-        self._bounded = bounded
-        self._grants: dict[Any, Any] = {}  # grant: connection, pid
-        self._abandoned = False
-        self._withdrawn: set[int] = set()  # pids
+    public: Any = ("shutdown", "create_lock", "connect")  # what the standard server may call
 
-    def acquire(
-        self,
-        client: Connection,
-        pid: int,
-        grant: Any,
-        block: bool,  # noqa: FBT001 - multiprocessing's
-        timeout: float | None,
-    ) -> bool:
-        if timeout is None and block:
-            taken = self._lock.acquire()
-        elif timeout is None or timeout <= 0 or not block:
-            taken = self._lock.acquire(blocking=False)
-        else:
-            taken = self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
-        if taken:
-            self._grants[grant] = (client, pid)
-        return taken
+    stop_event: threading.Event
 
-    def release(self, _client: Connection, grant: Any) -> None:
-        """Give a grant back; without one, anybody's, as multiprocessing allows."""
-        if any(map(self.take_back, [grant] if grant else list(self._grants))):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._locks: dict[int, ServedLock] = {}
+        self._numbers = itertools.count()
+        self._clients: set[Client] = set()
+        self._deadlines: dict[Client, float] = {}  # of those that wait, or have waited, for a limited time
+        self._deferred: dict[Client, bytes] = {}
+        # Another thread adds to it while it selects: epoll and kqueue allow that.
+        self._selector: Any = selectors.DefaultSelector() if HAS_SOCKETS else PipeSelector()
+        _allow_many_files()
+
+    def create_lock(self, connection: Connection, value: int, bounded: bool) -> int:  # noqa: FBT001 - sent as it is
+        """Make a lock; return its number."""
+        number = next(self._numbers)
+        self._locks[number] = ServedLock(value, bounded=bounded)
+        return number
+
+    def connect(self, connection: Connection, number: int, pid: int) -> None:
+        """Serve the process *pid*, which will use the lock *number*."""
+        # A copy: the standard server closes *connection* when it has answered this.
+        sock: Any = (
+            socket.socket(fileno=os.dup(connection.fileno())) if HAS_SOCKETS else NamedPipe.copy(connection)
+        )
+        client = Client(sock, self._locks[number], pid)
+        self._clients.add(client)
+        self._selector.register(sock, selectors.EVENT_READ, client)
+
+    def accepter(self) -> None:
+        """Accept connections, and serve the locks meanwhile."""
+        standard: Any = super()
+        threading.Thread(target=self._serve_locks, name="locks", daemon=True).start()
+        standard.accepter()
+
+    def _serve_locks(self) -> None:
+        try:
+            while not self.stop_event.is_set():
+                self._serve_requests()
+        finally:
+            self.stop_event.set()  # had this failed, no manager is better than one that never answers
+
+    def _serve_requests(self) -> None:
+        """Wait for messages, or for something else to do, and do it."""
+        due = list(self._deferred)
+        next_deadline = min(self._deadlines.values(), default=math.inf)
+        timeout = 0 if due else max(0, min(next_deadline - monotonic(), _PARENT_CHECK))
+        ready = self._selector.select(timeout)
+        for key, _ in ready:
+            self._read(key.data)
+        for client in due:
+            if client in self._deferred:
+                self._serve(client, *self._deferred.pop(client).split())
+        if next_deadline < math.inf:
+            self._end_waits()
+        if not ready and not self._clients and parent_is_gone():
+            # The parent cannot remove it.  Priority: after the listener has removed its socket.
+            Finalize(None, remove_directory, (self.address,), exitpriority=-1)
+            self.stop_event.set()
+
+    def _read(self, client: Client) -> None:
+        """Read what *client* has sent, and serve what need not be deferred."""
+        try:
+            message = client.sock.recv(MOST)
+        except OSError:
+            message = b""
+        if not message:
+            self._end(client)
             return
-        if self._bounded:
-            raise ValueError("semaphore or lock released too many times")
-        if not grant:
-            self._value += 1
-            self._lock.release()
+        *lines, client.unread = (client.unread + message).split(b"\n")
+        for line in lines:
+            if line == RELEASE:
+                client.lock.release(client)
+            elif line == CANCEL:
+                self._deferred.pop(client, None)
+                client.lock.cancel(client)
+            elif not line.startswith(ACQUIRE) or not self._acquire(client, float(line[len(ACQUIRE) :])):
+                self._deferred[client] = line
 
-    def take_back(self, grant: Any) -> bool:
-        """Take a grant back, if it has not been; return whether it had not."""
-        if not self._grants.pop(grant, None):
+    def _acquire(self, client: Client, seconds: float) -> bool:
+        """Grant the lock to *client*, or have it wait; return False if there is no time to wait."""
+        self._deadlines.pop(client, None)
+        if client.lock.acquire(client):
+            return True
+        if not seconds > 0:
             return False
-        self._lock.release()
+        client.lock.enqueue(client)
+        if seconds < math.inf:
+            self._deadlines[client] = monotonic() + seconds
         return True
 
-    def withdraw(self, client: Connection) -> None:
-        """Take back what *client* has, whose connection ended."""
-        for grant, (owner, pid) in list(self._grants.items()):
-            if owner is client:
-                self._abandoned = True  # before the next one has it
-                if self.take_back(grant):
-                    self._withdrawn.add(pid)
+    def _serve(self, client: Client, method: bytes, argument: bytes = b"") -> None:
+        """Serve a request that was deferred."""
+        lock = client.lock
+        if method == b"acquire":
+            if not lock.acquire(client):
+                client.answer(NO)
+        elif method == b"release_any":
+            client.answer(YES if lock.release_any() else NO)
+        elif method == b"state":
+            client.answer(b" ".join(b"%d" % number for number in lock.state()) + b"\n")
+        elif method == b"mark_consistent":
+            lock.mark_consistent()
+            client.answer(YES)
+        elif method == b"recover":
+            pid = int(argument)
+            # Their connections may be open: in a process that the dead one forked, and that has copies.
+            for other in self._clients.copy():
+                if other.pid == pid and other.lock is lock:
+                    self._end(other)
+            client.answer(YES if lock.has_died_holding(pid) else NO)
 
-    def reclaim(self, _client: Connection, pid: int) -> bool:
-        """Take back what the process *pid*, which has died, has; return whether it died having it."""
-        for owner in {owner for owner, owner_pid in list(self._grants.values()) if owner_pid == pid}:
-            self.withdraw(owner)
-        had = pid in self._withdrawn
-        self._withdrawn.discard(pid)
-        return had
+    def _end_waits(self) -> None:
+        """End the waits whose time is over."""
+        now = monotonic()
+        for client in [client for client, deadline in self._deadlines.items() if deadline <= now]:
+            del self._deadlines[client]
+            client.lock.give_up(client)
 
-    def state(self, _client: Connection) -> tuple[int, tuple[int, ...], bool]:
-        grants = list(self._grants.values())
-        return self._value - len(grants), tuple(pid for _, pid in grants), self._abandoned
-
-    def mark_consistent(self, _client: Connection) -> None:
-        self._abandoned = False
-
-
-class _LockServer(Server):
-    """Serves the locks to the clients, and takes back what one held when its connection ends."""
-
-    clients: int = 0
-    mutex: threading.Lock
-    id_to_refcount: dict[str, int]
-    id_to_obj: dict[str, tuple[Any, ...]]
-
-    def serve_client(self, conn: Connection) -> None:
-        with self.mutex:
-            self.clients += 1
-        try:
-            while True:
-                ident, method, args = conn.recv()
-                lock = self._lock(ident)
-                try:
-                    reply = (True, getattr(lock, method)(conn, *args))
-                except Exception as error:  # noqa: BLE001 - it is the caller's
-                    reply = (False, error)
-                try:
-                    conn.send(reply)
-                except OSError:
-                    if method == "acquire" and reply == (True, True):  # it ended waiting, not holding
-                        lock.take_back(args[1])
-                    raise
-        except (EOFError, OSError):
-            pass
-        finally:
-            for ident in list(self.id_to_refcount):
-                self._lock(ident).withdraw(conn)
-            with self.mutex:
-                self.clients -= 1
-
-    def _lock(self, ident: str) -> _ServedLock:
-        lock: _ServedLock = self.id_to_obj[ident][0]
-        return lock
+    def _end(self, client: Client) -> None:
+        """Take back what *client* has, and close its connection."""
+        client.lock.withdraw(client)
+        self._clients.discard(client)
+        self._deferred.pop(client, None)
+        self._deadlines.pop(client, None)
+        with suppress(KeyError):  # ``connect`` is about to register it
+            self._selector.unregister(client.sock)
+        client.sock.close()
 
 
-class LockManager(BaseManager):
-    """The process that serves the locks of one pool; it ends when the process that made it does.
+def _allow_many_files() -> None:
+    """Let this process open as many files as the system lets it: each thread of each worker needs one."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit, macOS none that can be set
+        import resource  # noqa: PLC0415 - not on Windows
 
-    Args:
-        ctx: The context that starts the process.
-    """
-
-    _Server: ClassVar[type[Server]] = _LockServer
-
-    def __init__(self, ctx: BaseContext) -> None:
-        self._key = os.urandom(32)
-        context: Any = SimpleNamespace(Process=partial(_make_process, ctx))  # all that is asked of it
-        super().__init__(authkey=self._key, ctx=context)
-
-    @override
-    def start(self) -> None:  # type: ignore[override] # one way to start it
-        if HAS_SOCKETS:
-            self._address = os.path.join(tempfile.mkdtemp(prefix="poollock-"), "socket")
-        try:
-            super().start(initializer=_watch_parent)
-        except BaseException as error:
-            _remove_directory(self.address)
-            if isinstance(error, (ProcessStartError, ConnectionError, EOFError)):
-                raise self._ended_early(error) from error
-            raise
-
-    def _ended_early(self, error: BaseException) -> ManagerDiedError:
-        this: Any = self  # _process is not in typeshed
-        if isinstance(error, ProcessStartError) or not this._process._popen:
-            code = getattr(error, "code", None)
-        else:
-            code = exit_code(this._process)
-        return ManagerDiedError(
-            f"the manager process that {describe()} started {describe_exit(code)}, before it was ready. "
-            "It must be able to import the main module, and needs memory to start"
-        )
-
-    def end(self) -> None:
-        """End the process, even if Ctrl-C comes between: this one waits for it when it exits."""
-        try:
-            self.shutdown()
-        except BaseException:
-            this: Any = self  # _process is not in typeshed
-            this._process.kill()
-            _remove_directory(self.address)
-            raise
-
-    def create(self, value: int, *, bounded: bool) -> tuple[Any, bytes, str]:
-        """Make a lock in the server; return the server's address and key, and the lock's id there."""
-        this: Any = self  # _create is not in typeshed
-        token, _ = this._create("served_lock", value, bounded)
-        return token.address, self._key, token.id
-
-    @staticmethod
-    def _finalize_manager(process: Any, address: Any, *rest: Any) -> None:
-        finalize: Any = BaseManager._finalize_manager  # type: ignore[attr-defined] # not in typeshed
-        finalize(process, address, *rest)
-        _remove_directory(address)  # if the manager was killed, it left its socket
-        close_idle(address)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-LockManager.register("served_lock", _ServedLock, create_method=False)
-
-
-def _make_process(ctx: Any, **kwds: Any) -> Any:
-    process = ctx.Process(**kwds)
-    if sys.platform != "win32":
-        prepare(process)
-    return process
-
-
-def _watch_parent() -> None:
-    threading.Thread(target=_end_after_parent, name="parent-watch", daemon=True).start()
-
-
-def _end_after_parent() -> None:
-    """End the manager once the parent has ended and no worker is left that uses a lock."""
-    while True:
-        time.sleep(_PARENT_CHECK)
-        server: Any = getattr(current_process(), "_manager_server", None)
-        if server is not None and not server.clients and parent_is_gone():
-            # The parent cannot do it.  Priority: after the listener removed its socket.
-            Finalize(None, _remove_directory, (server.address,), exitpriority=-1)
-            server.stop_event.set()
-            return
-
-
-def _remove_directory(address: Any) -> None:
+def remove_directory(address: Any) -> None:
+    """Remove the directory of the socket at *address*."""
     if HAS_SOCKETS:
         shutil.rmtree(os.path.dirname(address), ignore_errors=True)
