@@ -24,6 +24,7 @@ from helpers import METHODS, TESTS, children, open_files, running, wait_until
 from poollock import LockedPool, ManagerDiedError, manager_locked_pool
 from poollock._manager.manager import LockManager
 from poollock._manager.proxies import make_lock
+from poollock._manager.server import LockServer
 
 
 def test_ctrl_c_while_the_manager_is_told_to_end(
@@ -69,10 +70,80 @@ def test_manager_that_ends_before_it_is_ready() -> None:
     resource_tracker.ensure_running()  # it is another process that is started so
     multiprocessing.set_executable("/bin/true")
     try:
-        with pytest.raises(ManagerDiedError, match=r"(exit code 0|nobody knows how), before it was ready"):
+        with pytest.raises(ManagerDiedError, match=r"(exit code 0|nobody knows how), before it was ready$"):
             manager_locked_pool(1, context="spawn")
     finally:
         multiprocessing.set_executable(sys.executable)
+
+
+def test_main_module_that_cannot_be_imported(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("""if __name__ != "__main__":
+    raise ZeroDivisionError
+import poollock
+try:
+    poollock.manager_locked_pool(1, context="spawn")
+except poollock.ManagerDiedError as error:
+    print(error)
+""")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
+    assert (
+        "ended with exit code 1, before it was ready; its traceback is on the standard error" in done.stdout
+    )
+    assert "imports the main module" in done.stdout
+    assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+def test_error_in_the_manager_before_it_is_ready(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no room for a socket")
+
+    before = children()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(LockServer, "__init__", fail)
+    with pytest.raises(ManagerDiedError, match=r"the manager, process .*: OSError: no room for a socket$"):
+        manager_locked_pool(1, context="fork")
+    wait_until(lambda: children() == before)
+    assert directories(tmp_path) == []
+    assert "no room for a socket" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "forkserver"])
+def test_long_name_of_the_temporary_directory(method: str, tmp_path: Path) -> None:
+    """With forkserver, multiprocessing itself fails then, before Python 3.14."""
+    directory = tmp_path / ("x" * 120)
+    directory.mkdir()
+    program = """if True:
+        import os, sys
+        from poollock import manager_locked_pool
+        from poollock._manager.manager import tempfile
+
+        if __name__ == "__main__":
+            tempfile.tempdir = sys.argv[2]
+            with manager_locked_pool(1, context=sys.argv[1]) as pool:
+                tempfile.tempdir = None
+                mode = os.stat(os.path.dirname(pool._manager.address)).st_mode
+                print(pool.apply(pool.lock.locked), mode & 0o777)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, method, str(directory)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", str(0o700)]
+
+
+def test_no_room_for_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(prefix: str, dir: str) -> str:  # noqa: A002 - the standard library's
+        raise PermissionError(13, "Permission denied", dir)
+
+    directory = tmp_path / ("x" * 120)
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    monkeypatch.setattr(tempfile, "mkdtemp", make)
+    with pytest.raises(PermissionError, match=r"no place for the manager's socket.*xxx.*in '/tmp': "):
+        manager_locked_pool(1)
 
 
 def test_server_is_local_and_needs_the_key(manager: LockManager) -> None:
