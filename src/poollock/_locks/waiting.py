@@ -46,7 +46,7 @@ def forget_observer() -> None:
     _observer = None
 
 
-def wait(lock: BaseLock, acquire: Callable[[float], bool], check: Callable[[], None]) -> None:
+def wait(lock: BaseLock, acquire: Callable[[float], bool], check: Callable[[], object] = bool) -> None:
     """Call *acquire*, until it has acquired *lock*.
 
     Args:

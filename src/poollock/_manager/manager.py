@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn
 
 from poollock._backend.describe import describe, describe_exit, show_error
 from poollock._backend.process import exit_code
+from poollock._backend.signals import reset_sigterm
 from poollock._errors import ManagerDiedError
 from poollock._typing import override
 
@@ -51,6 +52,7 @@ class LockManager(BaseManager):
         cls, registry: Any, address: Any, authkey: Any, serializer: str, writer: Any, *rest: Any
     ) -> None:
         standard: Any = super()
+        reset_sigterm()
         try:
             standard._run_server(registry, address, authkey, serializer, writer, *rest)
         except Exception as error:

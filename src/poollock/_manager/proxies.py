@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from typing import Any, final
 
 from poollock._backend.describe import describe
 from poollock._backend.process import other_threads
 from poollock._errors import ManagerDiedError
+from poollock._locks import waiting
 from poollock._locks.base import BaseLock
 from poollock._locks.rlock import RLock
 from poollock._locks.semaphore import Semaphore
@@ -112,8 +112,13 @@ class _Proxy(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        seconds = math.inf if timeout is None else float(timeout)
-        return self._call(ACQUIRE + b"%r" % (seconds if block else 0)) == YES
+        if block and timeout is None:
+            waiting.wait(self, self._acquire)
+            return True
+        return self._acquire(float(timeout or 0) if block else 0)
+
+    def _acquire(self, timeout: float) -> bool:
+        return self._call(ACQUIRE + b"%r" % timeout) == YES
 
     @override
     def release(self) -> None:

@@ -15,6 +15,7 @@ from poollock._backend.context import resolve_context
 from poollock._backend.describe import describe
 from poollock._backend.signals import DelayedKeyboardInterrupt, signals_blocked
 from poollock._checks import check_count
+from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._locks.lock import Lock
 from poollock._locks.registry import find_lock
@@ -49,6 +50,7 @@ class LockedPool(multiprocessing.pool.Pool):
 
     - what the task itself raised;
     - ``WorkerDiedError``: the worker that ran the task has ended;
+    - ``DeadlockError``: the task waited for a lock that could never be free;
     - ``InitializerError``: the initializer raised;
     - ``BrokenPoolError``: the workers do not start, or the pool was ended first;
     - ``TypeError``: the function asks for a lock at a place that cannot be filled;
@@ -127,6 +129,16 @@ class LockedPool(multiprocessing.pool.Pool):
     def locks(self) -> Mapping[str, BaseLock]:
         """The pool's locks by name."""
         return MappingProxyType(self._locks)
+
+    def lock_waits(self) -> list[LockWait]:
+        """Return the tasks that wait for a lock, and have done so for a second or longer.
+
+        It is what to look at when a job seems to stand still.
+
+        Returns:
+            For each such task, the longest wait first, the lock and who holds it.
+        """
+        return self._supervisor.lock_waits()
 
     def _make_locks(self, requested: Mapping[str, BaseLock | None], ctx: BaseContext) -> dict[str, BaseLock]:
         """Return the pool's locks; *requested* has None where a plain one is to be made."""

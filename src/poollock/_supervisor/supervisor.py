@@ -9,6 +9,7 @@ from typing import Any
 
 from poollock._backend.process import ProcessStartError
 from poollock._backend.signals import signals_blocked
+from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._worker.main import InitArgs
 
@@ -90,6 +91,10 @@ class Supervisor:
     def request_start(self) -> None:
         """Start workers that are missing."""
         self._starter.request_start()
+
+    def lock_waits(self) -> list[LockWait]:
+        """Return the waits of tasks for locks that have lasted for a second."""
+        return self._event_loop.deadlock_detector.waits()
 
     def close(self) -> None:
         """End once all jobs are done."""
