@@ -153,6 +153,7 @@ def test_holder_that_works_or_is_stopped(factory: Factory, method: str, tmp_path
     held, go_on = tmp_path / "held", tmp_path / "go-on"
     with factory(3, context=method) as pool:
         holder = pool.apply_async(tasks.hold_until, ("lock", str(held), str(go_on)))
+        wait_until(held.exists)
         waiting = [pool.apply_async(tasks.just_take, ("lock",)) for _ in range(2)]
         wait_until(lambda: len(pool.lock_waits()) == 2)
         (pid,) = pool.lock.holders
