@@ -23,7 +23,7 @@ def describe() -> str:
 def describe_exit(code: int | None) -> str:
     """Return how a message says that a process ended."""
     if code is None:
-        return "ended, nobody knows how"
+        return "ended, with an unknown exit code"
     if code >= 0:
         return f"ended with exit code {code}"
     try:
