@@ -99,10 +99,18 @@ class WorkerDiedError(PoolLockError, RuntimeError):
             something else in the pool's process asked the system for it first.
         task: What the message calls the task.
         locks_held: The names of the locks that it held; they are free, and marked abandoned.
+        items: Which items of ``map``, ``imap`` or ``starmap`` have no result because of that; ``None``
+            for a single call.
     """
 
-    def __init__(
-        self, pid: int, exitcode: int | None, task: str, locks_held: tuple[str, ...] = (), reason: str = ""
+    def __init__(  # noqa: PLR0917 - __reduce__ gives them by position
+        self,
+        pid: int,
+        exitcode: int | None,
+        task: str,
+        locks_held: tuple[str, ...] = (),
+        reason: str = "",
+        items: range | None = None,
     ) -> None:
         message = f"worker process {pid} {describe_exit(exitcode)} while it ran {task}"
         if reason:
@@ -114,10 +122,12 @@ class WorkerDiedError(PoolLockError, RuntimeError):
         self.exitcode = exitcode
         self.task = task
         self.locks_held = locks_held
+        self.items = items
         self._reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.pid, self.exitcode, self.task, self.locks_held, self._reason)
+        fields = self.pid, self.exitcode, self.task, self.locks_held, self._reason, self.items
+        return type(self), fields
 
 
 class InitializerError(PoolLockError, RuntimeError):

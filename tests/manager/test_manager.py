@@ -70,7 +70,9 @@ def test_manager_that_ends_before_it_is_ready() -> None:
     resource_tracker.ensure_running()  # it is another process that is started so
     multiprocessing.set_executable("/bin/true")
     try:
-        with pytest.raises(ManagerDiedError, match=r"(exit code 0|with an unknown exit code), before it was ready$"):
+        with pytest.raises(
+            ManagerDiedError, match=r"(exit code 0|with an unknown exit code), before it was ready$"
+        ):
             manager_locked_pool(1, context="spawn")
     finally:
         multiprocessing.set_executable(sys.executable)

@@ -70,6 +70,12 @@ def check_chunksize(chunksize: int) -> int:
     return size
 
 
+def check_buffersize(buffersize: int | None, chunksize: int) -> None:
+    """Raise ValueError if *buffersize* items are not even one chunk."""
+    if buffersize is not None and index(buffersize) < chunksize:
+        raise ValueError(f"buffersize must be at least the chunksize, {chunksize}, not {buffersize}")
+
+
 def cpu_count() -> int:
     """Return how many workers there are by default, as for ``multiprocessing.Pool``."""
     # From Python 3.13 on, the processors that the process may use.

@@ -8,7 +8,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 from weakref import ref
 
 from poollock._backend.context import resolve_context
@@ -20,22 +20,24 @@ from poollock._locks.base import BaseLock
 from poollock._locks.lock import Lock
 from poollock._locks.registry import find_lock
 from poollock._supervisor import results
-from poollock._supervisor.jobs import Job, chunks_of, is_at_hand
+from poollock._supervisor.jobs import Job, chunks_of, in_buffer, is_at_hand
 from poollock._supervisor.supervisor import Supervisor
 from poollock._typing import override
 from poollock._worker.task_pickling import CALL, MAP, STARMAP
 
-from .arguments import InitArgsMaker, check_chunksize, check_locks, cpu_count
+from .arguments import InitArgsMaker, check_buffersize, check_chunksize, check_locks, cpu_count
 from .binding import bind_locks, bind_star
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 _L = TypeVar("_L", bound=BaseLock)
 _M = TypeVar("_M", bound=BaseLock)
+_P = ParamSpec("_P")
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
-    from typing import Concatenate, TypeAlias
+    from typing import TypeAlias
 
     # What takes an item first; a lock and an item; two locks and an item. More may follow: locks by name.
     Task: TypeAlias = Callable[Concatenate[_A, ...], _T]
@@ -293,22 +295,42 @@ class LockedPool(multiprocessing.pool.Pool):
 
     @overload
     def imap(
-        self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap(
-        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap(
-        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]: ...
 
     @override
     def imap(
-        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Any],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]:
         """Yield each result of ``map``, in order, as soon as it is there.
 
@@ -316,36 +338,58 @@ class LockedPool(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             iterable: The items, each for one call.
             chunksize: How many items make one task.
+            buffersize: How many items at most are taken ahead of those whose results have been yielded;
+                ``None`` is no limit.
 
         Returns:
             An iterator over the results, in the order of the items.
 
         Raises:
             TypeError: The function asks for a lock at a place that cannot be filled.
-            ValueError: The pool is closed, or *chunksize* is below 1.
+            ValueError: The pool is closed, *chunksize* is below 1, or *buffersize* below that.
         """
         self._check_running()
         func = bind_locks(func, self._locks, 1)
-        return self._imap(results.ResultIterator, func, iterable, chunksize)
+        return self._imap(results.ResultIterator, func, iterable, chunksize, buffersize)
 
     @overload
     def imap_unordered(
-        self, func: Task[_A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+        self,
+        func: Task[_A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap_unordered(
-        self, func: LockTask[_L, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+        self,
+        func: LockTask[_L, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]: ...
 
     @overload
     def imap_unordered(
-        self, func: LocksTask[_L, _M, _A, _T], iterable: Iterable[_A], chunksize: int | None = 1
+        self,
+        func: LocksTask[_L, _M, _A, _T],
+        iterable: Iterable[_A],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]: ...
 
     @override
     def imap_unordered(
-        self, func: Callable[..., _T], iterable: Iterable[Any], chunksize: int | None = 1
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Any],
+        chunksize: int | None = 1,
+        *,
+        buffersize: int | None = None,
     ) -> IMapIterator[_T]:
         """Yield each result of ``map``, in any order, as soon as it is there.
 
@@ -353,17 +397,19 @@ class LockedPool(multiprocessing.pool.Pool):
             func: The task function, of a module or a class; its lock parameters are filled.
             iterable: The items, each for one call.
             chunksize: How many items make one task.
+            buffersize: How many items at most are taken ahead of those whose results have been yielded;
+                ``None`` is no limit.
 
         Returns:
             An iterator over the results, in the order in which they come.
 
         Raises:
             TypeError: The function asks for a lock at a place that cannot be filled.
-            ValueError: The pool is closed, or *chunksize* is below 1.
+            ValueError: The pool is closed, *chunksize* is below 1, or *buffersize* below that.
         """
         self._check_running()
         func = bind_locks(func, self._locks, 1)
-        return self._imap(results.UnorderedResultIterator, func, iterable, chunksize)
+        return self._imap(results.UnorderedResultIterator, func, iterable, chunksize, buffersize)
 
     @override
     def starmap(
@@ -416,6 +462,43 @@ class LockedPool(multiprocessing.pool.Pool):
         func, iterable = bind_star(func, iterable, self._locks)
         return self._map(STARMAP, func, iterable, chunksize, results.MapResult(callback, error_callback))
 
+    @overload
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[_L, _P], _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[Concatenate[_L, _M, _P], _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """Start ``fn(*args, **kwargs)`` in a worker and return its ``concurrent.futures.Future``.
+
+        The future can be waited for as any other: ``concurrent.futures.wait``, ``as_completed``,
+        ``asyncio.wrap_future``; ``loop.run_in_executor(pool, fn, *args)`` works, too.
+
+        Args:
+            fn: The task function, of a module or a class; its lock parameters are filled.
+            args: Its other arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The future of the call.  It can be cancelled as long as no worker has begun the call,
+            which is then never run.
+
+        Raises:
+            TypeError: The function asks for a lock at a place that cannot be filled.
+            ValueError: The pool is closed.
+        """
+        self._check_running()
+        fn = bind_locks(fn, self._locks, len(args), kwargs)
+        future: Future[_T] = self._supervisor.submit_call(fn, args, kwargs, self)
+        return future
+
     def _map(
         self,
         how: int,
@@ -449,12 +532,16 @@ class LockedPool(multiprocessing.pool.Pool):
         func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int | None,
+        buffersize: int | None,
     ) -> IMapIterator[Any]:
         size = check_chunksize(1 if chunksize is None else chunksize)
+        check_buffersize(buffersize, size)
         ordered = iterator is results.ResultIterator
-        queue = results.ResultQueue(ordered=ordered, chunked=size > 1)
+        queue = results.ResultQueue(ordered=ordered, chunked=size > 1, buffersize=buffersize)
+        at_hand = is_at_hand(iterable) and buffersize is None
+        items = iterable if buffersize is None else in_buffer(iterable, queue)
         how = MAP if size > 1 else CALL  # a single item is no chunk: its result is no list
-        job = Job(how, func, chunks_of(iterable, size), queue, chunksize=size, at_hand=is_at_hand(iterable))
+        job = Job(how, func, chunks_of(items, size), queue, chunksize=size, at_hand=at_hand)
         self._supervisor.submit(job, self)
         return iterator(queue, partial(self._supervisor.pending.cancel, job))
 

@@ -22,6 +22,7 @@ from poollock._worker.worker_socket import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
 from .task import Task
 
 if TYPE_CHECKING:
+    from .jobs import Job
     from .worker_handle import WorkerHandle
 
 _MAX_PREFETCH = 64  # tasks that a worker has at most, the one that it runs among them
@@ -63,7 +64,7 @@ class Dispatcher:
     def put(self, task: Task) -> None:
         """Send *task* to an idle worker, or keep it until its turn; wait while the backlog is full."""
         with self._lock:
-            if self._closed:
+            if self._closed or task.job.is_over:
                 return
             self._sequence += 1
             task.sequence = self._sequence
@@ -158,6 +159,27 @@ class Dispatcher:
         except OSError:  # its socket is full, or the system has no memory for more
             return False
         return True
+
+    def has_begun(self, job: Job) -> bool:
+        """Return whether a worker has begun *job*, a single call."""
+        for worker in list(self.workers):
+            for task in list(worker.in_flight):
+                if task.job is job:
+                    return bool(task.number <= worker.state.words.view[LAST_BEGUN])
+        return False
+
+    def withdraw(self, job: Job) -> bool:
+        """Have *job*, a single call, not run; return False if it has begun, or its outcome is in."""
+        with self._lock:
+            for worker in self.workers:
+                if any(task.job is job for task in worker.in_flight):
+                    self._revoke(worker)  # what it has not begun is in the backlog again
+                    break
+            has_begun = any(task.job is job for worker in self.workers for task in worker.in_flight)
+            if not has_begun and not job.done:
+                job.is_over = True  # from here on it is not sent: that is done under this lock
+            self._feed_idle()
+            return job.is_over and not has_begun
 
     def send_message(self, worker: WorkerHandle, message: bytes) -> None:
         """Send *worker* something that is no task."""

@@ -98,6 +98,17 @@ class EventLoop:
         if self.over:  # since the caller checked: nobody else will see the job
             self.pending.fail_all_now(pool_ended)
 
+    def has_begun(self, job: Job) -> bool:
+        """Return whether a worker has begun *job*, a single call."""
+        return self._dispatcher.has_begun(job)
+
+    def withdraw(self, job: Job) -> bool:
+        """Have *job*, a single call, not run; return False if it has begun."""
+        if not self._dispatcher.withdraw(job):
+            return False
+        self.pending.cancel(job)
+        return True
+
     def close(self) -> None:
         """End once all jobs are done."""
         self._closing = True
@@ -302,7 +313,7 @@ class EventLoop:
         held = self._lock_recovery.recover(worker.pid)
         self._starter.remove(worker)
         for task in tasks:
-            error = WorkerDiedError(worker.pid, code, task.describe(), held, worker.kill_reason)
+            error = WorkerDiedError(worker.pid, code, task.describe(), held, worker.kill_reason, task.items)
             self.pending.set([(task, False, error)])
         if worker.ready or worker.kill_reason:
             self._starter.request_start()

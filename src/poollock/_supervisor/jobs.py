@@ -12,7 +12,7 @@ from poollock._worker.task_pickling import CALL
 
 from .callbacks import Callbacks
 from .failures import MakeError
-from .results import Result
+from .results import Result, ResultQueue
 from .task import Task
 
 # Iterables that never block and take no time: they need no thread of their own.
@@ -103,6 +103,18 @@ def chunks_of(iterable: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
     items = iter(iterable)
     while chunk := tuple(islice(items, size)):
         yield chunk
+
+
+def in_buffer(iterable: Iterable[Any], results: ResultQueue) -> Iterator[Any]:
+    """Yield the items, each when there is room for its result in the buffer of *results*."""
+    items = iter(iterable)
+    while results.wait_for_room():
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield item
+        del item  # while this waits for room, it need not be in memory
 
 
 # A task, whether it succeeded, and its result or its error.

@@ -156,9 +156,12 @@ class ResultQueue:
     Args:
         ordered: Whether the results come in the order of the items.
         chunked: Whether a task's result is a list, of the results of its items.
+        buffersize: How many items at most may have been taken and not yielded; None is no limit.
     """
 
-    def __init__(self, *, ordered: bool, chunked: bool) -> None:
+    def __init__(self, *, ordered: bool, chunked: bool, buffersize: int | None = None) -> None:
+        self._room = None if buffersize is None else threading.Semaphore(buffersize)
+        self._ended = False
         self._ordered = ordered
         self._chunked = chunked
         self._next = 0  # the task whose outcome is next in order
@@ -197,7 +200,20 @@ class ResultQueue:
         self.finish()
 
     def release(self) -> None:
-        """Do nothing: whoever waits has seen the end."""
+        """Let go a thread that waits for room; whoever waits for a result has seen the end."""
+        self._ended = True
+        self.make_room()
+
+    def wait_for_room(self) -> bool:
+        """Wait until one more item may be taken; return False if nobody wants it any more."""
+        if self._room is not None:
+            self._room.acquire()
+        return not self._ended
+
+    def make_room(self) -> None:
+        """Let one more item be taken."""
+        if self._room is not None:
+            self._room.release()
 
     def get(self, timeout: float | None) -> tuple[bool, Any] | None:
         """Return whether an item succeeded, and its result or its error; None at the end.
@@ -255,6 +271,7 @@ class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-ar
         outcome = self._results.get(timeout)
         if outcome is None:
             raise StopIteration
+        self._results.make_room()
         success, value = outcome
         try:
             if success:
@@ -271,12 +288,13 @@ class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-ar
         """Take no more items; tasks that no worker has begun are not run."""
         self._closed = True
         self._cancel()
+        self._results.release()
 
     def __del__(self) -> None:
         # Before the first result is asked for, the iterator may have been dropped on purpose: as with
         # the standard pool, pool.imap(f, items) alone runs f on all of them.
         if self._begun:
-            self._cancel()
+            self.close()
 
 
 class UnorderedResultIterator(ResultIterator, multiprocessing.pool.IMapUnorderedIterator):  # type: ignore[type-arg] # the same

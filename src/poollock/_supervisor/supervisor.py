@@ -12,6 +12,7 @@ from poollock._backend.signals import signals_blocked
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._worker.main import InitArgs
+from poollock._worker.task_pickling import CALL
 
 from .event_loop import EventLoop
 from .jobs import Job
@@ -87,6 +88,16 @@ class Supervisor:
     def submit(self, job: Job, pool: object) -> None:
         """Have *job* run; until it is done, keep *pool* alive, whose end would end this."""
         self._event_loop.submit(job, pool)
+
+    def submit_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwds: Any, pool: object) -> Any:
+        """Have one call run; return its ``concurrent.futures.Future``."""
+        from .futures import FutureResult, PoolFuture  # noqa: PLC0415 - see there
+
+        future = PoolFuture(self._event_loop)
+        job = Job(CALL, func, [args], FutureResult(future), kwds=kwds)
+        future.belongs_to(job)
+        self.submit(job, pool)
+        return future
 
     def request_start(self) -> None:
         """Start workers that are missing."""

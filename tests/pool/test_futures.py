@@ -1,0 +1,117 @@
+"""LockedPool.submit, whose futures are those of concurrent.futures."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import random
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import fault_tasks as tasks
+import pytest
+
+from helpers import Factory, wait_for_pid, wait_until, workers
+from poollock import BrokenPoolError, LockedPool, WorkerDiedError, locked_pool
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+
+
+def test_result_and_exception(pool: LockedPool) -> None:
+    assert pool.submit(tasks.square, 3).result() == 9
+    assert isinstance(pool.submit(tasks.run, "exception").exception(), ValueError)
+    assert pool.submit(tasks.with_lock, pool.lock, 5).result() == 5
+    futures = [pool.submit(tasks.square, x) for x in range(10)]
+    done = concurrent.futures.wait(futures).done
+    assert sorted(future.result() for future in done) == [x * x for x in range(10)]
+    assert len(list(concurrent.futures.as_completed(futures))) == 10
+
+
+def test_asyncio(pool: LockedPool) -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        executor: Any = pool
+        several = [loop.run_in_executor(executor, tasks.square, x) for x in range(5)]
+        return await asyncio.gather(*several, asyncio.wrap_future(pool.submit(tasks.square, 5)))
+
+    assert asyncio.run(main()) == [0, 1, 4, 9, 16, 25]
+
+
+def test_what_has_begun_cannot_be_cancelled(factory: Factory, method: str, tmp_path: Path) -> None:
+    path, never = tmp_path / "stays", tmp_path / "never"
+    with factory(1, context=method) as pool:
+        first = pool.submit(tasks.stay_while, str(path))
+        second = pool.submit(tasks.stay_while, str(never))
+        wait_for_pid(path)
+        assert first.running()
+        assert not first.cancel()
+        assert not second.running()
+        assert second.cancel()
+        assert second.cancelled()
+        path.unlink()
+        assert first.result()
+        assert pool.submit(tasks.square, 2).result() == 4
+    assert not never.exists()
+    assert not first.running()
+
+
+def test_cancelled_at_random_while_workers_are_killed(factory: Factory) -> None:
+    """Each future has one end, and what was cancelled has not run."""
+    generator = random.Random(1)
+    with factory(4) as pool:
+        futures = [pool.submit(tasks.square, x) for x in range(2000)]
+        for future in generator.sample(futures, 600):
+            future.cancel()
+            if generator.random() < 0.02 and (pids := workers(pool)):
+                with suppress(ProcessLookupError):
+                    os.kill(generator.choice(pids), signal.SIGKILL)
+        concurrent.futures.wait(futures)
+        for x, future in enumerate(futures):
+            if not future.cancelled() and not isinstance(future.exception(), WorkerDiedError):
+                assert future.result() == x * x
+        assert pool.submit(tasks.square, 3).result() == 9
+
+
+def test_callbacks_run_in_the_thread_for_them(pool: LockedPool) -> None:
+    called = threading.Event()
+    go_on = threading.Event()
+    names: list[str] = []
+
+    def callback(future: Any) -> None:
+        names.append(threading.current_thread().name)
+        called.set()
+        go_on.wait()
+
+    future = pool.submit(tasks.square, 3)
+    future.add_done_callback(callback)
+    called.wait()
+    assert pool.submit(tasks.square, 4).result() == 16  # it keeps nobody from a result
+    go_on.set()
+    future.add_done_callback(lambda done: names.append(str(done.result())))
+    wait_until(lambda: len(names) == 2)
+    assert "9" in names
+
+
+def test_pool_that_is_terminated_sets_the_error(tmp_path: Path) -> None:
+    path = tmp_path / "stays"
+    with locked_pool(1) as pool:
+        futures = [pool.submit(tasks.stay_while, str(path)), pool.submit(tasks.square, 2)]
+        wait_for_pid(path)
+    for future in futures:
+        assert isinstance(future.exception(), BrokenPoolError)
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.submit(tasks.square, 2)
+
+
+def test_worker_that_dies(pool: LockedPool) -> None:
+    error = pool.submit(tasks.kill).exception()
+    assert isinstance(error, WorkerDiedError)
+    assert error.items is None
+    with pytest.raises(WorkerDiedError) as caught:
+        pool.map(tasks.run, ["none", "none", "SIGKILL", "none"], chunksize=2)
+    assert caught.value.items == range(2, 4)
