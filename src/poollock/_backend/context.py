@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any, cast
 
@@ -20,10 +21,25 @@ def resolve_context(context: Any) -> BaseContext:
     """
     if context is None or isinstance(context, str):
         return multiprocessing.get_context(context)
+    resolved: Any = context
     if isinstance(context, (BaseContext, ModuleType)) and hasattr(context, "get_context"):
-        return context.get_context()
-    if hasattr(context, "Process") and hasattr(context, "get_start_method"):
-        return cast("BaseContext", context)
-    raise TypeError(
-        f"context must be a multiprocessing context or the name of a start method, not {context!r}"
-    )
+        resolved = context.get_context()
+    if not (hasattr(resolved, "Process") and hasattr(resolved, "get_start_method")):
+        raise TypeError(
+            f"context must be a multiprocessing context or the name of a start method, not {context!r}"
+        )
+    if _has_foreign_processes(resolved):
+        package = resolved.Process.__module__.partition(".")[0]
+        raise TypeError(
+            f"context is one of the package {package!r}, whose processes and locks do not work with those of "
+            f"multiprocessing: use multiprocessing.get_context({resolved.get_start_method()!r}), or the name "
+            "of the start method; a context whose Process is a multiprocessing.process.BaseProcess can be "
+            "used, too"
+        )
+    return cast("BaseContext", resolved)
+
+
+def _has_foreign_processes(context: Any) -> bool:
+    """Return whether *context* belongs to a copy of multiprocessing, such as the package multiprocess."""
+    bases = getattr(context.Process, "__mro__", ())
+    return any(base.__name__ == BaseProcess.__name__ and base is not BaseProcess for base in bases)
