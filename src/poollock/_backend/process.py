@@ -11,6 +11,7 @@ from typing import Any
 
 POLL_INTERVAL = 1.0  # seconds between two checks whether the parent is alive
 _EXIT_CODE_TIMEOUT = 2.0  # seconds to wait for the exit code of a process that has ended
+_FORK_SERVER_TIMEOUT = 0.5  # seconds for the fork server to end, after it has closed a connection
 _REAPED_TIMEOUT = 0.05  # seconds, if somebody else has asked the system for it
 
 _first_parent = os.getppid()
@@ -36,6 +37,28 @@ def exit_code(process: Any) -> int | None:
     process.join(0)
     code: int | None = process.exitcode
     return code
+
+
+def fork_server_exit_code() -> int | None:
+    """Return the exit code of the fork server of this process, which may have ended; None if it is not known.
+
+    From Python 3.14 on it imports the main module, and ends if that raises.
+    """
+    from multiprocessing import forkserver  # noqa: PLC0415 - not on Windows
+
+    pid: int | None = getattr(forkserver, "_forkserver")._forkserver_pid  # noqa: B009 - the stubs lack it
+    deadline = monotonic() + _FORK_SERVER_TIMEOUT
+    while pid is not None and hasattr(os, "waitid"):
+        try:  # its entry is left to multiprocessing, which asks for it before the next start
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # it belongs to the parent of this process, or its entry is gone
+            return None
+        if ended is not None:
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        if monotonic() > deadline:
+            return None
+        sleep(0.001)
+    return None
 
 
 def has_ended(process: Any) -> bool:

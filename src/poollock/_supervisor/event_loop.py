@@ -256,8 +256,8 @@ class EventLoop:
         try:
             goes_on = worker.reader.receive()
             frames = worker.reader.frames()
-            if frames and not worker.ready:
-                self._startup_failures.first_message(worker, frames.pop(0)[1])
+            while frames and not worker.ready:
+                self._startup_failures.message(worker, *frames.pop(0))
             for message in [payload for number, payload in frames if number == MESSAGE]:
                 self.deadlock_detector.begin(worker, message)
             frames = [frame for frame in frames if frame[0] != MESSAGE]
@@ -318,7 +318,7 @@ class EventLoop:
         if worker.ready or worker.kill_reason:
             self._starter.request_start()
         else:
-            self._break_if(self._startup_failures.ended(code))
+            self._break_if(self._startup_failures.ended(code, has_main_module=worker.has_main_module))
 
     def _break_if(self, make_error: MakeError | None) -> None:
         """Break the pool if *make_error* is not None: all jobs, and all that come, get this error."""

@@ -27,17 +27,13 @@ def task_handler_failed(how: str) -> Exception:
 
 def starts_failed(count: int, how: str) -> Exception:
     """Return the error of a pool whose workers end before they are ready, or cannot be started."""
-    return _broken_pool(
-        f"{count} workers in a row ended before they were ready; the last one {how}. A worker must be able "
-        "to import the main module, which is to make its pools under if __name__ == '__main__':, and needs "
-        "memory to start"
-    )
+    return _broken_pool(f"{count} workers in a row ended before they were ready; the last one {how}")
 
 
 def initializer_failed(cause: tuple[str, str]) -> Exception:
-    """Return the error of a pool whose initializer raised: what, and the worker's traceback."""
-    raised, trace = cause
-    error = InitializerError(f"the initializer of the pool raised {raised} in its workers")
+    """Return the error of a pool whose initializer raised; *cause* says so, and is the worker's traceback."""
+    what, trace = cause
+    error = InitializerError(f"{what} in its workers")
     error.__cause__ = RemoteTraceback(f'\n"""\n{trace}"""')
     return error
 

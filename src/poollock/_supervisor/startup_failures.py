@@ -8,6 +8,7 @@ from functools import partial
 
 from poollock._backend.describe import describe_exit, show_error
 from poollock._backend.process import ProcessStartError
+from poollock._worker.framing import MESSAGE
 
 from .failures import MakeError, initializer_failed, starts_failed
 from .worker_handle import WorkerHandle
@@ -15,6 +16,13 @@ from .worker_starter import WorkerStarter
 
 _LIMIT = 3
 _LIMIT_IF_KILLED = 12  # perhaps nothing is wrong with a worker that somebody else has killed
+
+# What the error says of a worker that has ended, if it was sent nothing yet and has sent nothing.
+_RAISED = (
+    " while it started Python and imported the main module; what it wrote to stderr says why. The main "
+    "module is to make its pools under if __name__ == '__main__':"
+)
+_KILLED = " while it started Python and imported the main module, which takes memory"
 
 
 class StartupFailures:
@@ -30,26 +38,36 @@ class StartupFailures:
         self._workers = workers
         self._initializer_error: tuple[str, str] | None = None  # what it raised, and the traceback
 
-    def first_message(self, worker: WorkerHandle, payload: memoryview) -> None:
-        """Take in the first message of a worker: it is ready, or says what its initializer raised."""
-        if payload:
+    def message(self, worker: WorkerHandle, number: int, payload: memoryview) -> None:
+        """Take in a message of a worker that is not ready.
+
+        It has imported the main module, or it is ready, or the message is what its initializer raised.
+        """
+        if number == MESSAGE:
+            worker.has_main_module = True
+        elif payload:
             self._initializer_error = pickle.loads(payload)
         else:
             worker.ready = True
             self._starter.failures = 0
             self._initializer_error = None
 
-    def ended(self, code: int | None) -> MakeError | None:
+    def ended(self, code: int | None, *, has_main_module: bool) -> MakeError | None:
         """Take in that a worker has ended before it was ready.
 
         Args:
             code: Its exit code, if that is known.
+            has_main_module: Whether it had the main module by then, by importing it or by being forked.
 
         Returns:
             What makes the error of all tasks, if it was one too many.
         """
         by_itself = self._initializer_error is not None or (code is not None and code >= 0)
-        return self._count(describe_exit(code), _LIMIT if by_itself else _LIMIT_IF_KILLED)
+        if has_main_module:
+            where = " in its initializer, or while it received the initializer's arguments"
+        else:
+            where = _RAISED if by_itself else _KILLED
+        return self._count(describe_exit(code) + where, _LIMIT if by_itself else _LIMIT_IF_KILLED)
 
     def not_started(self, error: BaseException) -> Callable[[], MakeError | None]:
         """Return what is to be called, as ``ended``, for a worker that could not be started.
@@ -57,7 +75,7 @@ class StartupFailures:
         This itself runs in any thread, because the text of *error* is made by code of the user.
         """
         if isinstance(error, ProcessStartError):
-            return partial(self.ended, error.code)
+            return partial(self.ended, error.code, has_main_module=False)
         return partial(self._count, f"could not be started: {show_error(error)}", _LIMIT)
 
     def _count(self, how: str, limit: int) -> MakeError | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from poollock._backend.process import ProcessStartError, is_gone
+from poollock._backend.process import ProcessStartError, fork_server_exit_code, is_gone
 from poollock._locks.shared_words import shared_words
 from poollock._worker.framing import FrameReader, header
 from poollock._worker.main import StartupData
@@ -56,6 +56,7 @@ class WorkerHandle:
         self.process: Any = None
         self.startup_data = StartupData()
         self.sentinel = -1  # a descriptor that is readable once the worker has ended, and not before
+        self.has_main_module = False  # it is forked, or has imported the main module
         self.ready = False  # its initializer has returned
         self.kill_reason = ""  # why the pool itself ended it
         self.in_flight: deque[Task] = deque()  # the tasks that it was sent, in order; it runs the first
@@ -82,9 +83,11 @@ class WorkerHandle:
         except (ConnectionError, EOFError) as error:
             if not self.startup_data.payload:  # the error comes from pickling that
                 raise
-            raise ProcessStartError(None) from error
+            by_fork_server = getattr(self.process, "_start_method", None) == "forkserver"
+            raise ProcessStartError(fork_server_exit_code() if by_fork_server else None) from error
         self.worker_socket.sock.close()
         payload = self.startup_data.payload
+        self.has_main_module = not payload
         if payload:
             self.send_buffer.extend(map(memoryview, (header(payload, 0), payload)))
         self.startup_data = StartupData()

@@ -25,7 +25,8 @@ InitArgs: TypeAlias = (
     "tuple[Mapping[str, BaseLock], Iterable[BaseLock], Callable[..., object] | None, tuple[Any, ...]]"
 )
 
-_READY = b""  # the first message of a worker; if its initializer raised, the message says what
+# The message of a worker after which it takes tasks; if it cannot, the message says why.
+_READY = b""
 
 
 class StartupData:
@@ -58,11 +59,13 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
     try:
         contents = startup_data.contents
         message = b"" if contents else connection.receive()
+        step = "unpickling the initializer, its arguments and the locks"
         try:
             words, lock, init_args = contents or pickle.loads(message)
+            step = "the initializer of the pool"
             locks = _initialize(init_args)
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
-            connection.send(dump((show(error), traceback.format_exc())))
+            connection.send(dump((f"{step} raised {show(error)}", traceback.format_exc())))
             return
         del startup_data, contents, message, init_args
         waiting.observe(WaitReporter(connection, words.view))

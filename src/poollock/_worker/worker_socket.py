@@ -7,6 +7,7 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from poollock._backend.process import POLL_INTERVAL, parent_is_gone
@@ -40,8 +41,11 @@ class WorkerSocket:
         _created.add(self)
 
     def __setstate__(self, state: Any) -> None:
-        ignore_sigint()  # a spawned worker runs this before it imports the main module
+        # What spawn and forkserver start runs this once it has imported the main module.
+        ignore_sigint()
         self.__dict__.update(state)
+        with suppress(OSError):  # the pool has ended
+            self.send(b"", MESSAGE)
 
     def open(self) -> None:
         """Make this the running process's socket: it keeps no other, and what it forks does not keep this."""
