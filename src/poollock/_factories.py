@@ -68,6 +68,7 @@ def locked_pool(
         ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
             made for another start method.
         OSError: A process or a lock cannot be made.
+        BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
     return LockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
 
@@ -105,6 +106,7 @@ def manager_locked_pool(
         ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
             made for another start method.
         OSError: A process or a lock cannot be made.
+        BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
     return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +57,39 @@ def test_context_with_processes_of_its_own(method: str) -> None:
     with locked_pool(1, context=context) as pool:
         assert pool.map(tasks.add, range(3)) == [0, 1, 2]
         assert isinstance(pool._pool[0], Context.Process)
+
+
+FROM_STANDARD_INPUT = """
+import multiprocessing
+from poollock import {factory}
+
+if __name__ == "__main__":
+    try:
+        with {factory}(2, context={method!r}) as pool:
+            print(pool.map(abs, [-1]))
+    except Exception as error:
+        print(type(error).__name__, error)
+    print(multiprocessing.active_children())
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_program_from_standard_input(factory: Factory, method: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable],
+        input=FROM_STANDARD_INPUT.format(factory=factory.__name__, method=method),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result, children = done.stdout.splitlines()
+    assert (children, done.stderr) == ("[]", "")
+    if method == "fork":
+        assert result == "[1]"
+    else:
+        assert result.startswith(f"BrokenPoolError workers that {method!r} starts import the main module")
+        assert os.path.join(tmp_path, "<stdin>") in result
 
 
 def test_modules_and_names_are_contexts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from multiprocessing.context import BaseContext
@@ -12,6 +13,7 @@ from weakref import ref
 
 from poollock._locks.base import BaseLock
 from poollock._locks.registry import known_locks
+from poollock._supervisor.failures import main_module_missing
 from poollock._worker.main import InitArgs
 
 
@@ -60,6 +62,18 @@ def _check_lock(name: str, lock: object, ctx: BaseContext) -> None:
 def can_reach(lock: BaseLock, ctx: BaseContext) -> bool:
     """Return whether a worker that *ctx* starts can have *lock*."""
     return not lock.only_by_fork or ctx.get_start_method() == "fork"
+
+
+def check_main_module(ctx: BaseContext) -> None:
+    """Raise BrokenPoolError if the workers are to import the main module and it is in no file."""
+    method = ctx.get_start_method()
+    if method not in ("spawn", "forkserver") or hasattr(sys, "frozen"):
+        return
+    from multiprocessing import spawn  # noqa: PLC0415 - not for a pool that forks
+
+    path = spawn.get_preparation_data("").get("init_main_from_path")
+    if path is not None and not os.path.exists(path):
+        raise main_module_missing(path, method)
 
 
 def check_chunksize(chunksize: int) -> int:

@@ -25,7 +25,14 @@ from poollock._supervisor.supervisor import Supervisor
 from poollock._typing import override
 from poollock._worker.task_pickling import CALL, MAP, STARMAP
 
-from .arguments import InitArgsMaker, check_buffersize, check_chunksize, check_locks, cpu_count
+from .arguments import (
+    InitArgsMaker,
+    check_buffersize,
+    check_chunksize,
+    check_locks,
+    check_main_module,
+    cpu_count,
+)
 from .binding import bind_locks, bind_star
 
 _A = TypeVar("_A")
@@ -88,6 +95,7 @@ class LockedPool(multiprocessing.pool.Pool):
         self._processes = processes = processes or cpu_count()
         initargs = tuple(initargs)
         requested = check_locks(locks, ctx)
+        check_main_module(ctx)
         supervisor: Supervisor | None = None
         try:
             with DelayedKeyboardInterrupt():

@@ -14,7 +14,7 @@ MakeError: TypeAlias = Callable[[], Exception]
 
 def pool_ended() -> Exception:
     """Return the error of a task that the pool did not live to see done."""
-    return _broken_pool(
+    return broken_pool(
         f"the pool was closed or terminated in {describe()} before this task was done; the end of its `with` "
         "block terminates it"
     )
@@ -27,7 +27,7 @@ def task_handler_failed(how: str) -> Exception:
 
 def starts_failed(count: int, how: str) -> Exception:
     """Return the error of a pool whose workers end before they are ready, or cannot be started."""
-    return _broken_pool(f"{count} workers in a row ended before they were ready; the last one {how}")
+    return broken_pool(f"{count} workers in a row ended before they were ready; the last one {how}")
 
 
 def initializer_failed(cause: tuple[str, str]) -> Exception:
@@ -38,7 +38,16 @@ def initializer_failed(cause: tuple[str, str]) -> Exception:
     return error
 
 
-def _broken_pool(message: str) -> Exception:
+def main_module_missing(path: str, method: str) -> Exception:
+    """Return the error of a pool whose workers would import a main module that is in no file."""
+    return broken_pool(
+        f"workers that {method!r} starts import the main module, and {path!r} is not there, as for a program "
+        "that is read from standard input: put the program into a file, or use context='fork'"
+    )
+
+
+def broken_pool(message: str) -> Exception:
+    """Return a ``BrokenPoolError`` with this message, if that can be imported."""
     try:
         from poollock._broken import BrokenPoolError  # noqa: PLC0415 - see there
     except (ImportError, OSError):  # no descriptor is left: whoever waits must get an error all the same
