@@ -119,17 +119,6 @@ def test_a_lock_keeps_the_name_it_was_given_first() -> None:
         assert pool.apply(tasks.current_name, ("two",)) == "one"
 
 
-def test_map_while_every_worker_is_being_replaced() -> None:
-    with locked_pool(2) as pool:
-        workers, pool._pool = pool._pool, []  # as in the moment between one and the next
-        try:
-            result = pool.map_async(tasks.add, iter(range(20)))
-        finally:
-            pool._pool = workers
-        assert result.get() == list(range(20))
-    assert pool._processes == 2
-
-
 def test_two_pools_share_a_lock(factory: Callable[..., LockedPool], method: str) -> None:
     with (
         locked_pool(1, context=method) as pool,
