@@ -1,16 +1,17 @@
 """How Sphinx builds the documentation: ``sphinx-build -n -W --keep-going docs docs/_build``."""  # noqa: INP001
 
 import inspect
-from importlib.metadata import version as version_of
 from urllib.request import urlopen
 
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import GoogleDocstring
 
+import poollock
+
 project = "poollock"
 author = "The poollock developers"
 copyright = "The poollock developers"  # noqa: A001 - Sphinx's name for it
-version = release = version_of("poollock")
+version = release = poollock.__version__
 
 extensions = [
     "myst_parser",

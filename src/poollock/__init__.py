@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ._log.writer import LockedLogWriter
     from ._pool.pool import LockedPool
 
+__version__ = "0.1.0"  # the only place that has it: the package and the documentation ask for it
+
 __all__ = [
     "BaseLock",
     "BrokenPoolError",
@@ -64,7 +66,7 @@ for _public in [globals()[_name] for _name in __all__ if _name not in _LATER]:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])
 
 
 if not TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -302,6 +303,11 @@ def test_error_of_the_first_start_leaves_no_cycle_behind(
         assert error_of_a_start()() is None
     finally:
         gc.enable()
+
+
+def test_version_is_the_packages() -> None:
+    assert poollock.__version__ == importlib.metadata.version("poollock")
+    assert "__version__" in dir(poollock)
 
 
 def test_public_names() -> None:
