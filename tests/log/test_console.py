@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import ONE_METHOD, TESTS
+from helpers import ONE_METHOD, TESTS, wait_until
 from poollock import Lock, LockedLogWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
@@ -174,3 +175,62 @@ def test_console_that_does_not_wait(tmp_path: Path) -> None:
     """)
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
     assert done.stdout == "x" * 1_000_000 + "\n"
+
+
+def test_signal_handler_that_writes_while_the_pipe_has_taken_a_part_of_a_record(tmp_path: Path) -> None:
+    """Its record comes after the other one, whole."""
+    program = tmp_path / "program.py"
+    program.write_text("""if True:
+        import signal, sys, poollock
+        log = poollock.LockedLogWriter(sys.stdout)
+        again = poollock.LockedLogWriter(sys.stdout)
+        def handler(*_):
+            log.write("inner\\n")
+            again.write("again\\n")
+        signal.signal(signal.SIGUSR1, handler)
+        log.write("x" * 200_000 + "\\n")
+        log.write("last\\n")
+    """)
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        wait_until(lambda: fills(process.stdout, 65536) or process.poll() is not None)
+        process.send_signal(signal.SIGUSR1)
+        text = process.stdout.read()
+    assert text.split() == ["x" * 200_000, "inner", "again", "last"]
+
+
+def fills(pipe: Any, size: int) -> bool:
+    """Whether there are *size* bytes in a pipe."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+    import termios  # noqa: PLC0415 - not on Windows
+
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) >= size
+
+
+@pytest.mark.parametrize("target", ["sys.stderr", "sys.argv[1]"])
+def test_thread_that_reads_the_pipe_of_the_console_and_writes_to_another_log(
+    target: str, tmp_path: Path
+) -> None:
+    """As in a program that copies its output to a file: the pipe is full until that thread goes on."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""if True:
+        import os, sys, threading, poollock
+        ours, theirs = os.pipe()
+        os.dup2(theirs, 1)
+        os.close(theirs)
+        console, log = poollock.LockedLogWriter(sys.stdout), poollock.LockedLogWriter({target})
+        def copy():
+            size = 0
+            while size < 1_000_001:
+                size += len(os.read(ours, 5000))
+                log.write(f"{{size}}\\n")
+        thread = threading.Thread(target=copy)
+        thread.start()
+        console.write("x" * 1_000_000 + "\\n")
+        thread.join()
+    """)
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "log")], capture_output=True, text=True, check=True
+    )
+    text = done.stderr if target == "sys.stderr" else (tmp_path / "log").read_text()
+    assert text.splitlines()[-1] == "1000001"

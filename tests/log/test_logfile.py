@@ -151,7 +151,7 @@ def test_signal_handler_writes_in_the_middle_of_a_rotation(
             log.write("outer, long enough\n")
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert lines_of(path) == ["one", "two", *(f"{name}, long enough" for name in ("outer", "inner", "other"))]
+    assert lines_of(path) == ["one", "two", *(f"{name}, long enough" for name in ("inner", "other", "outer"))]
 
 
 def test_signal_handler_closes_the_log_in_the_middle_of_a_write(
@@ -488,6 +488,28 @@ def test_interrupted_in_the_middle_of_a_record(path: Path, monkeypatch: pytest.M
                 log.write("second\n")
         log.write("third\n")
     assert path.read_text() == "first\nthird\n"
+
+
+@pytest.mark.parametrize("part", [0, 3])
+def test_handler_writes_and_raises_in_the_middle_of_a_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """What it has written stays, and is whole."""
+    write = os.write
+
+    def write_a_part(fd: int, data: bytes) -> int:
+        write(fd, data[:part])
+        monkeypatch.undo()
+        log.write("inner\n")
+        raise KeyboardInterrupt
+
+    with LockedLogWriter(path) as log:
+        log.write("first\n")
+        monkeypatch.setattr("poollock._log.log_file.write", write_a_part)
+        with pytest.raises(KeyboardInterrupt):
+            log.write("second, and longer than what comes in its middle\n")
+        log.write("third\n")
+    assert path.read_text().split() == ["first", *["sec"] * bool(part), "inner", "third"]
 
 
 def test_permissions() -> None:

@@ -257,7 +257,7 @@ def test_handler_is_closed_while_another_thread_writes(
                 handler._writer = replaced
                 raise ValueError("I/O operation on closed file")
 
-            writer._append = writer._append_in_turn = append
+            writer._append = append
             return "late"
 
     logger.addHandler(handler := LockedLogHandler(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import csv
 import errno
 import io
@@ -17,7 +18,6 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,10 +25,10 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import TESTS, open_files, wait_until
+from helpers import TESTS, signalled_inside, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
-from poollock._log import sink
 from poollock._log.log_file import LogFile
+from poollock._log.sink import Sink
 
 
 @pytest.fixture
@@ -343,8 +343,8 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
         return real_write(fd, data)
 
     def handler(*_: object) -> None:
-        for _number in range(2000):  # more than the interpreter's stack is deep
-            log.write("inner\n")
+        log.write("inner\n")
+        assert path.read_text() == "inner\n"  # at once, and not when the other one is done
 
     with LockedLogWriter(path) as log:
         before = signal.signal(signal.SIGUSR1, handler)
@@ -353,64 +353,185 @@ def test_signal_handler_that_writes_in_the_middle_of_a_write(
             log.write("outer\n")
         finally:
             signal.signal(signal.SIGUSR1, before)
-    assert path.read_text() == "outer\n" + "inner\n" * 2000
+    assert path.read_text() == "inner\nouter\n"
 
 
-@pytest.mark.parametrize("earlier", [0, 1], ids=["alone", "after another one"])
+@pytest.mark.parametrize("where", ["the same log", "another log of the file", "a log with a lock"])
 def test_write_from_a_handler_at_each_step_of_a_write(
-    path: Path, monkeypatch: pytest.MonkeyPatch, earlier: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    count = steps = inner = 0
+    fcntl = pytest.importorskip("fcntl")
+    count = steps = 0
+    lock = Lock() if where == "a log with a lock" else None
+    log = LockedLogWriter(path, lock=lock)
+    inner = LockedLogWriter(path) if where == "another log of the file" else log
+    wanted = Counter({"outer": 0, "inner": 0, "inmost": 0})
     real_write = os.write
 
     def write(fd: int, data: bytes) -> int:
         if data == b"inner\n":
+            wanted["inmost"] += 1
             log.write("inmost\n")  # as a finalizer may
         return real_write(fd, data)
 
     def step(frame: FrameType, _event: str, _arg: Any) -> Any:
-        nonlocal steps, inner
-        if frame.f_code in (LogFile.append.__code__, sink.turn.catch_up.__code__):
+        nonlocal steps
+        if frame.f_code in (Sink.append.__code__, LogFile._append.__code__):
             frame.f_trace_opcodes = True
             steps += 1
             if steps == count:
                 sys.settrace(None)
-                inner += 1
-                log.write("inner\n")
+                wanted["inner"] += 1
+                inner.write("inner\n")
+                assert path.read_text().count("inner\n") == wanted["inner"]  # at once
                 return None
         return step
 
     before = sys.gettrace()
     monkeypatch.setattr("poollock._log.log_file.write", write)
-    with LockedLogWriter(path) as log:
-        assert log._file
+    with log, inner, path.open() as other:
         sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
         while count <= steps:
             count, steps = count + 1, 0
-            sink.turn.later.extend([partial(log._file.append, b"earlier\n")] * earlier)
+            wanted["outer"] += 1
             sys.settrace(step)
             try:
                 log.write("outer\n")
             finally:
                 sys.settrace(before)
-            found = Counter(path.read_text().split())
-            expected = Counter(outer=count, earlier=count * earlier, inner=inner, inmost=inner)
-            assert found == +expected, f"at step {count}"
+            assert Counter(path.read_text().split()) == +wanted, f"at step {count}"
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is free
+            fcntl.flock(other, fcntl.LOCK_UN)
+            assert lock is None or not lock.locked()
+            others = threading.Thread(target=log.write, args=("outer\n",))
+            others.start()
+            others.join()
+            wanted["outer"] += 1
     assert count > 50
 
 
-def test_records_that_wait_are_written_though_one_fails(path: Path) -> None:
-    def fail() -> None:
-        raise OSError(errno.ENOSPC, "as on a full disk")
+@pytest.mark.parametrize("make_lock", [lambda: None, Lock], ids=["alone", "with a lock"])
+def test_interrupt_after_each_call_in_a_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch, make_lock: Callable[[], Lock | None]
+) -> None:
+    """A signal handler may raise there: the record is there whole or not at all, and no lock stays taken."""
+    fcntl = pytest.importorskip("fcntl")
+    count = calls = wanted = 0
+    lock = make_lock()
+    real_write = os.write
 
-    before = open_files()
-    log = LockedLogWriter(path)
-    assert log._file
-    sink.turn.later.extend([partial(log._file.append, b"one\n"), fail, partial(log._file.append, b"two\n")])
-    with pytest.raises(OSError, match="full disk"):
-        log.close()
-    assert path.read_text() == "one\ntwo\n"
-    assert open_files() <= before
+    def look_and_write(fd: int, data: bytes) -> int:
+        with path.open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert lock is None or lock.locked()
+        return real_write(fd, data)
+
+    def interrupt(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        if event == "c_return" and frame.f_code in (Sink.append.__code__, LogFile._append.__code__):
+            calls += 1
+            if calls == count:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    with LockedLogWriter(path, lock=lock) as log:
+        while count <= calls:
+            count, calls = count + 1, 0
+            size = path.stat().st_size
+            sys.setprofile(interrupt)
+            try:
+                log.write("outer\n")
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.setprofile(None)
+            wanted += path.stat().st_size > size
+            with monkeypatch.context() as patched:
+                patched.setattr("poollock._log.log_file.write", look_and_write)
+                log.write("next\n")
+                thread = threading.Thread(target=log.write, args=("thread\n",))
+                thread.start()
+                thread.join()
+            assert Counter(path.read_text().split()) == +Counter(outer=wanted, next=count, thread=count)
+            assert lock is None or not lock.locked()
+    assert count > 5
+    assert 0 < wanted < count
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGUSR1")
+@pytest.mark.parametrize("awaited", ["the file", "the lock", "another thread"])
+def test_handler_writes_and_raises_while_a_record_waits(path: Path, awaited: str) -> None:
+    """What the handler has written is there at once, and nothing stays locked."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    def handler(*_: object) -> None:
+        log.write("inner\n")
+        assert path.read_text() == "inner\n"
+        raise TimeoutError
+
+    lock = Lock() if awaited == "the lock" else None
+    threads: list[threading.Thread] = []
+
+    def write_in_thread(text: str) -> None:
+        threads.append(threading.Thread(target=log.write, args=(text,)))
+        threads[-1].start()
+
+    with LockedLogWriter(path, lock=lock) as log, path.open() as other, contextlib.ExitStack() as held:
+        if lock is not None:
+            held.enter_context(lock)
+        else:
+            fcntl.flock(other, fcntl.LOCK_EX)
+        if awaited == "another thread":
+            write_in_thread("first\n")
+            wait_until(lambda: is_waited_for(other.fileno()))
+        with signalled_inside(handler), pytest.raises(TimeoutError):
+            log.write("outer\n")
+        held.close()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        write_in_thread("next\n")
+        for thread in threads:
+            thread.join()
+    assert path.read_text().split() == ["inner", *["first"] * (awaited == "another thread"), "next"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork")
+def test_child_that_is_forked_while_another_thread_writes(path: Path) -> None:
+    """It has no part in what that thread holds, and none of its own records is written without a lock."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    with LockedLogWriter(path) as log, path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=log.write, args=("parent\n",))
+        thread.start()
+        wait_until(lambda: is_waited_for(other.fileno()))
+        child = multiprocessing.get_context("fork").Process(target=log.write, args=("child\n",))
+        child.start()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        child.join()
+        thread.join()
+    assert child.exitcode == 0
+    assert sorted(path.read_text().split()) == ["child", "parent"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork")
+def test_child_that_is_forked_in_the_middle_of_a_record_waits_for_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_write = os.write
+    children: list[Any] = []
+
+    def write(fd: int, data: bytes) -> int:
+        if not children:
+            children.append(multiprocessing.get_context("fork").Process(target=log.write, args=("child\n",)))
+            children[0].start()
+            wait_until(lambda: not children[0].is_alive() or is_waited_for(fd))
+        return real_write(fd, data)
+
+    with LockedLogWriter(path) as log:
+        monkeypatch.setattr("poollock._log.log_file.write", write)
+        log.write("parent\n")
+        children[0].join()
+    assert path.read_text() == "parent\nchild\n"
 
 
 def test_threads_that_open_the_file_together_share_it(path: Path) -> None:
@@ -510,7 +631,6 @@ def test_timed_block_raises_its_own_error(path: Path) -> None:
 
 
 def test_threads_that_threading_does_not_know(path: Path) -> None:
-    """The first one writes for both, and the lock is free in the end."""
     fcntl = pytest.importorskip("fcntl")
     locks = [_thread.allocate_lock() for _ in range(4)]
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import select
 import sys
+from contextlib import AbstractContextManager
 from functools import partial
+from threading import RLock
 from typing import Any
 
 from poollock._backend.flock import LOCK_EX, LOCK_UN, lockf
 from poollock._typing import override
 
-from .sink import Sink, turn
+from .sink import Sink, threads
 
 # What a writer goes by that writes to one.
 CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
+
+
+# What keeps threads apart: consoles may be one terminal or pipe, by its device and inode.
+_mutexes: dict[tuple[int, int], RLock] = {}
 
 
 class Console(Sink):
@@ -25,53 +31,47 @@ class Console(Sink):
 
     Args:
         stream: The stream.
-        guarded: Whether the user's lock is held meanwhile: no other is needed then.
+        lock: The user's lock, held during each record; no other is needed then.
     """
 
-    __slots__ = ("_fd", "_guarded", "_stream")
+    __slots__ = ("_fd", "_stream")
 
-    def __init__(self, stream: Any, *, guarded: bool) -> None:
+    def __init__(self, stream: Any, lock: AbstractContextManager[Any] | None) -> None:
         self._stream = stream
         self._fd: int = stream.fileno()
-        self._guarded = guarded
+        status = os.fstat(self._fd)
+        super().__init__(lock, _mutexes.setdefault((status.st_dev, status.st_ino), RLock()))
 
     @override
-    def append(self, data: bytes) -> None:
-        if turn.taken:
-            turn.later.append(partial(self.append, data))
-            return
-        turn.taken = True
-        try:
-            self._write(data)
-        finally:
-            turn.taken = False
-            turn.catch_up()
-
-    def _write(self, data: bytes) -> None:
-        if self._fd < 0:
+    def _append(self, data: bytes) -> None:
+        fd = self._fd
+        if fd < 0:
             raise ValueError("I/O operation on closed file")
         try:
-            self._lock(LOCK_EX)
+            if self._lock is None:
+                lockf(fd, LOCK_EX)
             self._stream.flush()  # what it has kept back comes before
             rest = memoryview(data)
             while rest:
                 try:
-                    rest = rest[os.write(self._fd, rest) :]
+                    rest = rest[os.write(fd, rest) :]
                 except BlockingIOError:  # another program that has this console made it so
-                    select.select([], [self._fd], [])
+                    select.select([], [fd], [])
         finally:
-            self._lock(LOCK_UN)
+            if self._lock is None:
+                lockf(fd, LOCK_UN)
 
-    def _lock(self, operation: int) -> None:
-        if not self._guarded:
-            lockf(self._fd, operation)
+    @override
+    def _append_inside(self, data: bytes) -> None:
+        # After the other one: a terminal or a pipe may have taken a part of that.
+        threads.progress.deferred.append(partial(self.append, data))
 
     def fileno(self) -> int:
         """Return the stream's descriptor."""
         return self._fd
 
     @override
-    def abandon(self) -> None:
+    def close_after_fork(self) -> None:
         """Write no more; the stream stays open."""
         self._fd = -1
 
@@ -97,3 +97,7 @@ def target_of(path: Any) -> str:
             return target
     # A spawned worker may be in another directory.
     return os.path.abspath(os.fsdecode(path))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mutexes.clear)  # a thread of the parent may hold one

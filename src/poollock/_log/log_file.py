@@ -6,10 +6,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from contextlib import AbstractContextManager, suppress
 from os import stat, write
-from typing import NamedTuple
+from threading import RLock
+from typing import Any, NamedTuple
 
 from poollock._backend.flock import (
     LOCK_EX,
@@ -25,7 +25,7 @@ from poollock._backend.flock import (
 )
 from poollock._typing import override
 
-from .sink import Sink, turn
+from .sink import Sink, threads
 
 _NOW = LOCK_EX | LOCK_NB
 _TRIES = 2  # to be as quick as who has the lock: to sleep and be woken takes longer than a record
@@ -42,7 +42,6 @@ class FileOptions(NamedTuple):
         max_bytes: The size that the file is not to exceed; 0 is none.
         backup_count: How many older files are kept, as ``path.1`` and so on.
         fsync: Whether a record is on the disk when its write returns.
-        guarded: Whether the user's lock is held meanwhile: the file system needs none then.
     """
 
     newline: bytes
@@ -50,7 +49,6 @@ class FileOptions(NamedTuple):
     max_bytes: int
     backup_count: int
     fsync: bool
-    guarded: bool
 
 
 class LogFile(Sink):
@@ -79,7 +77,9 @@ class LogFile(Sink):
         "_width",
     )
 
-    def __init__(self, path: str, options: FileOptions) -> None:
+    def __init__(self, path: str, options: FileOptions, lock: AbstractContextManager[Any] | None) -> None:
+        super().__init__(lock, RLock())
+        self._fd = -1
         self._path = path
         self._encoded_path = os.fsencode(path)  # which stat would do each time
         self._newline = options.newline
@@ -93,20 +93,16 @@ class LogFile(Sink):
         self._fd = open_log(path)
         try:
             self._know()
-            self._check_locks(guarded=options.guarded)
+            self._check_locks()
         except BaseException:
-            self.abandon()
+            self.close_after_fork()
             raise
 
     @override
-    def append(self, data: bytes) -> None:  # noqa: C901 - a call would take longer than what it does
+    def _append(self, data: bytes) -> None:
         fd = self._fd
         if fd < 0:
             raise ValueError("I/O operation on closed file")
-        if turn.taken:
-            turn.later.append(partial(self.append, data))
-            return
-        turn.taken = True
         try:
             try:
                 self._flock(fd, _NOW)
@@ -120,7 +116,7 @@ class LogFile(Sink):
             length = len(data)
             if status.st_ino != self._inode or status.st_dev != self._device or size + length > self._limit:
                 size = self._prepare(length)
-            if size != self._size and not self._ends_line(size):  # somebody else has been killed
+            if size != self._size and not self._ends_line(fd, size):  # somebody else has been killed
                 size, data = self._mend(size, data)
                 length = len(data)
             try:
@@ -128,25 +124,40 @@ class LogFile(Sink):
                 while written != length:  # a full disk takes a part, and refuses the rest
                     written += write(fd, data[written:])
             except BaseException:
-                self._take_back(size, length)
+                self._truncate_partial(size, length)
                 raise
             self._size = size + length
             if self._fsync:
                 self._flock(fd, LOCK_UN)  # nobody need wait for the disk but the caller
                 sync(fd)
         finally:
-            try:
-                self._flock(fd, LOCK_UN)
-            finally:
-                turn.taken = False  # before the look: a signal handler may come between the two
-                if turn.later:
-                    turn.catch_up()
+            self._flock(fd, LOCK_UN)
 
     @override
-    def abandon(self) -> None:
+    def _append_inside(self, data: bytes) -> None:
+        if self._fd < 0:
+            raise ValueError("I/O operation on closed file")
+        # A descriptor of its own: a rotation may be half done, or another thread be closing self._fd.
+        # O_APPEND keeps this record and the interrupted one apart.
+        fd = open_log(self._path)
+        try:
+            if not self._ends_line(fd, os.fstat(fd).st_size):
+                data = self._newline + data
+            written = write(fd, data)
+            while written != len(data):
+                written += write(fd, data[written:])
+            if self._fsync:
+                sync(fd)
+        finally:
+            os.close(fd)
+
+    @override
+    def close_after_fork(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    __del__ = close_after_fork  # what Sink.close left
 
     def _wait(self, fd: int) -> None:
         for _ in range(_TRIES):
@@ -162,7 +173,7 @@ class LogFile(Sink):
             with directory_of(self._path) as directory:
                 os.fsync(directory)
 
-    def _check_locks(self, *, guarded: bool) -> None:
+    def _check_locks(self) -> None:
         try:
             flock(self._fd, _NOW)
         except TAKEN:
@@ -170,7 +181,7 @@ class LogFile(Sink):
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            if not guarded:
+            if self._lock is None:
                 reason = f"{error.strerror}: the file system has no locks; pass a lock that all writers share"
                 raise OSError(error.errno, reason, self._path) from None
             self._flock = _no_lock
@@ -192,14 +203,14 @@ class LogFile(Sink):
             if not size or size + length <= self._limit or not self._rotate():
                 return size
 
-    def _ends_line(self, size: int) -> bool:
+    def _ends_line(self, fd: int, size: int) -> bool:
         if not size:
             return True
         width = self._width
         if size % width:
             return False
         try:
-            return pread(self._fd, width, size - width) == self._ending
+            return pread(fd, width, size - width) == self._ending
         except OSError:  # it may be written and not read
             return True
 
@@ -231,9 +242,11 @@ class LogFile(Sink):
                     os.unlink(self._path)
         return locked
 
-    def _take_back(self, size: int, length: int) -> None:
-        """Remove what there is of a record of *length* bytes, if it is not all there."""
+    def _truncate_partial(self, size: int, length: int) -> None:
+        """Remove the part that there is of a record of *length* bytes, which begins at *size*."""
         self._size = -1
+        if threads.progress.depth > 1:  # what is there may be the record of a signal handler, and whole
+            return
         with suppress(OSError):
             if size < os.fstat(self._fd).st_size < size + length:
                 os.ftruncate(self._fd, size)

@@ -52,5 +52,4 @@ class LogOptions(NamedTuple):
             max_bytes=self.max_bytes if self.backup_count else 0,
             backup_count=self.backup_count,
             fsync=self.fsync,
-            guarded=self.lock is not None,
         )

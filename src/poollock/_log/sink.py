@@ -1,107 +1,128 @@
-"""What a record goes to: one at a time in each process, whoever in it writes.
+"""What a record is written to: whole, and by one thread of a process at a time.
 
-Threads wait for each other.  A signal handler, or a finalizer, that writes in the middle of a
-write of its own thread cannot wait: what it writes comes right after.
+Three may want to write at once: another process, another thread, and code that runs in the middle of
+a record in the same thread, which is a signal handler or a finalizer.  Processes are kept apart by a
+lock of the operating system, threads by an ``RLock``.  The third cannot wait for the record that it
+has interrupted, so it never takes a lock.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
-
-# The threads of this process, as threading.active_count() counts them, which takes ten times as long.
-threads: dict[int, threading.Thread] = vars(threading)["_active"]
+from contextlib import AbstractContextManager, ExitStack
+from threading import RLock, local
+from typing import Any, final
 
 
-class _Turn:
-    """Whose turn it is in this process: for all logs, since a finalizer may write to another one.
+class _Progress:
+    """How far a thread has come.
 
     Attributes:
-        taken: Whether a record is being written.
-        later: What came meanwhile.
-        mutex: What threads wait for.
+        depth: 0 outside of records, 1 in one.  Each record that is written in the middle of that adds 1.
+        deferred: What is to be done after the record.
     """
 
-    __slots__ = ("_catching_up", "later", "mutex", "taken")
+    __slots__ = ("deferred", "depth")
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all that a parent's thread may have been doing."""
-        self.mutex = threading.RLock()
-        self.taken = False
-        self.later: deque[Callable[[], object]] = deque()
-        self._catching_up = False
-
-    def catch_up(self) -> None:
-        """Do what came meanwhile, and what comes while that is done: in a loop, each in its own turn.
-
-        Raises:
-            OSError: One could not be written; the others have been.
-        """
-        failure: BaseException | None = None
-        while self.later and not self._catching_up:  # still: a signal handler may come at the end of it
-            self._catching_up = True
-            try:
-                while self.later:
-                    self.later.popleft()()
-            except BaseException as error:  # noqa: BLE001 - it is raised below
-                failure = failure or error
-            finally:
-                self._catching_up = False
-        try:
-            if failure is not None:
-                raise failure
-        finally:
-            del failure  # it has this frame
+        self.depth = 0
+        self.deferred: list[Callable[[], object]] = []
 
 
-turn = _Turn()
+class _Threads(local):
+    """Each thread's progress, which is found sooner than two attributes that are the thread's own."""
+
+    def __init__(self) -> None:
+        self.progress = _Progress()
+
+
+threads = _Threads()
 
 
 class Sink(ABC):
-    """A log file, or a console, as this process has it open."""
+    """A log file, or a console, as this process has it open.
 
-    __slots__ = ()
+    Args:
+        lock: The user's lock, held during each record as well.
+        mutex: What keeps threads apart.  There is one for each file, so that a slow one stops only those
+            threads that write to it.
+    """
 
-    def append_in_turn(self, data: bytes) -> None:
-        """Write one record, whole, when no other thread of this process does."""
-        with turn.mutex:
-            self.append(data)
+    __slots__ = ("_lock", "_mutex")
 
-    def append_within(self, lock: AbstractContextManager[Any]) -> Callable[[bytes], None]:
-        """Return what does that while it holds the user's *lock*."""
+    def __init__(self, lock: AbstractContextManager[Any] | None, mutex: RLock) -> None:
+        self._lock = lock
+        self._mutex = mutex
 
-        def append(data: bytes) -> None:
-            with lock:
-                self.append_in_turn(data)
+    @final
+    def append(self, data: bytes) -> None:
+        """Write one record, whole.
 
-        return append
+        Raises:
+            ValueError: The sink is closed.
+            OSError: The record cannot be written.
+        """
+        progress = threads.progress
+        if progress.depth:
+            progress.depth += 1
+            self._append_inside(data)
+            return
+        mutex = self._mutex
+        progress.depth = 1
+        try:
+            if self._lock is None:
+                mutex.acquire()  # "with mutex" takes twice as long
+                self._append(data)
+            else:
+                with self._lock:
+                    mutex.acquire()
+                    self._append(data)
+        finally:
+            progress.depth = 0  # from here on a signal handler of this thread writes on its own
+            try:
+                mutex.release()
+            except RuntimeError:  # a signal handler raised while this thread waited for the mutex
+                pass
+            finally:
+                if progress.deferred:
+                    _run_deferred(progress)
 
     @abstractmethod
-    def append(self, data: bytes) -> None:
-        """Write one record, whole, in a process that has no other thread; or later, if it is not its turn.
+    def _append(self, data: bytes) -> None:
+        """Write one record; this thread holds the user's lock and the mutex."""
 
-        Should there be a thread that ``threading`` does not know of, the first one writes for both.
+    @abstractmethod
+    def _append_inside(self, data: bytes) -> None:
+        """Write one record in the middle of another one of this thread, of this sink or any other.
+
+        The interrupted one may be waiting for any lock or hold it, so this one takes none.
         """
 
+    @final
     def close(self) -> None:
-        """Close it, after the write in whose middle this is called, if it is."""
-        with turn.mutex:
-            turn.later.append(self.abandon)
-            if not turn.taken:
-                turn.catch_up()
+        """Close it, after the record in whose middle a signal handler may have called this."""
+        if not threads.progress.depth:
+            with self._mutex:
+                self.close_after_fork()
+        # Else Python closes it when the interrupted record drops its reference: LogFile.__del__.
 
     @abstractmethod
-    def abandon(self) -> None:
-        """Close it at once: after a fork, which no other thread has outlived."""
+    def close_after_fork(self) -> None:
+        """Close it in a forked child, where another thread of the parent may hold the mutex for ever."""
+
+
+def _run_deferred(progress: _Progress) -> None:
+    calls, progress.deferred = progress.deferred, []
+    with ExitStack() as stack:  # which goes on to the next one if one raises
+        for call in reversed(calls):
+            stack.callback(call)
+
+
+def _after_fork() -> None:
+    threads.progress = _Progress()  # a signal handler may have forked in the middle of a record
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=turn.reset)
+    os.register_at_fork(after_in_child=_after_fork)

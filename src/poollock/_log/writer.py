@@ -15,7 +15,7 @@ from poollock._typing import override
 from .console import CONSOLES, Console, stream_of, target_of
 from .log_file import LogFile, is_at_path, open_log, reopen_log
 from .options import LogOptions
-from .sink import Sink, threads
+from .sink import Sink
 from .timer import Timer
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LockedLogWriter(io.TextIOBase):
 
     __module__ = "poollock"
 
-    __slots__ = ("_append", "_append_in_turn", "_encode", "_unfinished")  # found in half the time
+    __slots__ = ("_append", "_encode", "_unfinished")  # found in half the time
 
     _stream: Any  # the console that the user gave, in the process that has it
     _descriptor: int  # what fileno() returns
@@ -97,7 +97,6 @@ class LockedLogWriter(io.TextIOBase):
         self._opening = threading.RLock()
         self._unfinished: dict[threading.Thread, list[bytes]] = {}
         self._append: Callable[[bytes], None] = self._open_and_append
-        self._append_in_turn: Callable[[bytes], None] = self._open_and_append
 
     def _assemble(self, options: LogOptions) -> None:
         options.check()
@@ -167,8 +166,7 @@ class LockedLogWriter(io.TextIOBase):
         """
         if text and text[-1] == "\n" and not self._unfinished:
             # As _write_record does, without the time that a call takes.
-            append = self._append if len(threads) == 1 else self._append_in_turn
-            append(self._encode(text))
+            self._append(self._encode(text))
         else:
             self._put(text)
         return len(text)
@@ -180,7 +178,7 @@ class LockedLogWriter(io.TextIOBase):
         data = self._encode(text)
         thread = threading.current_thread()
         if text.endswith("\n"):
-            self._append_in_turn(b"".join([*self._unfinished.pop(thread, ()), data]))
+            self._append(b"".join([*self._unfinished.pop(thread, ()), data]))
         elif text:
             self._unfinished.setdefault(thread, []).append(data)
 
@@ -197,10 +195,7 @@ class LockedLogWriter(io.TextIOBase):
         self.write("".join(lines))
 
     def _write_record(self, text: str) -> None:
-        if len(threads) > 1:
-            self._append_in_turn(self._encode(text))
-        else:
-            self._append(self._encode(text))
+        self._append(self._encode(text))
 
     def timed(self, label: str) -> Timer:
         """Return a context manager that writes how long its block took: ``LABEL cost: SECONDS``.
@@ -229,7 +224,7 @@ class LockedLogWriter(io.TextIOBase):
             unfinished, self._unfinished = self._unfinished, {}
             if unfinished:
                 end = self._options.of_file().newline
-                self._append_in_turn(b"".join(b"".join([*pieces, end]) for pieces in unfinished.values()))
+                self._append(b"".join(b"".join([*pieces, end]) for pieces in unfinished.values()))
         finally:
             super().close()
             file = self._file
@@ -241,7 +236,7 @@ class LockedLogWriter(io.TextIOBase):
 
     def _open_and_append(self, data: bytes) -> None:
         self._opened()
-        self._append_in_turn(data)
+        self._append(data)
 
     def _opened(self) -> Sink:
         if self.closed:
@@ -251,9 +246,6 @@ class LockedLogWriter(io.TextIOBase):
                 file = self._open()
                 if self._file is None:  # still: a signal handler may have written meanwhile
                     self._append = file.append
-                    self._append_in_turn = file.append_in_turn
-                    if self._options.lock is not None:
-                        self._append = self._append_in_turn = file.append_within(self._options.lock)
                     self._file = file
                 else:
                     file.close()
@@ -261,15 +253,15 @@ class LockedLogWriter(io.TextIOBase):
 
     def _open(self) -> Sink:
         if self._options.target not in CONSOLES:
-            return LogFile(self._options.target, self._options.of_file())
+            return LogFile(self._options.target, self._options.of_file(), self._options.lock)
         stream = self._stream or stream_of(self._options.target, LockedLogWriter)
-        return Console(stream, guarded=self._options.lock is not None)
+        return Console(stream, self._options.lock)
 
     def _after_fork(self) -> None:
         file = self._file
         self._begin()  # a thread of the parent may have had the lock, and its pieces are the parent's
         if file is not None:
-            file.abandon()  # which does not end the parent's lock: flock(2)
+            file.close_after_fork()  # which does not end the parent's lock: flock(2)
 
     @override
     def __repr__(self) -> str:
