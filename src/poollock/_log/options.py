@@ -1,7 +1,9 @@
-"""The arguments of a LockedLogWriter, looked at before a file is opened."""
+"""The arguments of a LockedLogWriter, checked before a file is opened, and how they make text into bytes."""
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,11 +13,19 @@ from poollock._checks import check_size
 
 from .console import CONSOLES
 from .log_file import FileOptions
-from .text import check_encoding, encoder, line_end
+
+_LINE_ENDS = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 
 
 class LogOptions(NamedTuple):
-    """What a writer was made with, and is made with again in another process."""
+    """What a writer was made with, and is made with again in another process.
+
+    Attributes:
+        target: The absolute path of the file, or the name of a console.
+        lock: The user's lock, if there is one.
+
+    The others are arguments of ``LockedLogWriter``.
+    """
 
     target: str
     lock: AbstractContextManager[Any] | None
@@ -27,9 +37,12 @@ class LogOptions(NamedTuple):
     fsync: bool
 
     def check(self) -> None:
-        """Raise what ``LockedLogWriter`` says it raises."""
-        line_end(self.newline)
-        check_encoding(self.encoding, self.errors)
+        """Raise what ``LockedLogWriter`` says it raises for a wrong argument."""
+        if self.newline not in _LINE_ENDS:
+            raise ValueError(f"newline must be None, '', '\\n', '\\r' or '\\r\\n', not {self.newline!r}")
+        if "".encode(self.encoding):
+            raise ValueError(f"the encoding {self.encoding!r} would put a byte order mark into each record")
+        codecs.lookup_error(self.errors)
         if self.lock is not None and not hasattr(self.lock, "__enter__"):
             raise TypeError(f"lock must be a lock or None, not {self.lock!r}")
         check_size("max_bytes", self.max_bytes)
@@ -40,15 +53,20 @@ class LogOptions(NamedTuple):
             raise ValueError(f"{self.target} has no size to be limited, and no disk to be on")
 
     def encoder(self) -> Callable[[str], bytes]:
-        """Return what makes bytes of a text."""
-        return encoder(self.encoding, self.errors, line_end(self.newline))
+        """Return what encodes a text as a file does that ``open`` opens with the same arguments."""
+        encoding, errors, line_end = self.encoding, self.errors, _LINE_ENDS[self.newline]
+        if line_end != "\n":
+            return lambda text: text.replace("\n", line_end).encode(encoding, errors)
+        if codecs.lookup(encoding).name == "utf-8" and errors == "strict":
+            return str.encode  # a lambda would make the call longer
+        return lambda text: text.encode(encoding, errors)
 
     def of_file(self) -> FileOptions:
-        """Return what the file needs to know of them."""
-        line = line_end(self.newline)
+        """Return what the file needs to know of these."""
+        line_end = _LINE_ENDS[self.newline]
         return FileOptions(
-            newline=line.encode(self.encoding),
-            ending=line[-1].encode(self.encoding),
+            newline=line_end.encode(self.encoding),
+            ending=line_end[-1].encode(self.encoding),
             max_bytes=self.max_bytes if self.backup_count else 0,
             backup_count=self.backup_count,
             fsync=self.fsync,
