@@ -267,7 +267,7 @@ def test_lock_of_a_renamed_file_is_free_even_if_a_child_has_the_descriptor(path:
     import fcntl  # noqa: PLC0415 - not on Windows
 
     with LockedLogWriter(path) as log, path.open() as first:
-        file: Any = log._opened()
+        file: Any = log._ensure_open()
         kept = os.dup(file._fd)
         path.rename(path.with_suffix(".1"))
         log.write("2\n")

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from time import sleep
 
-TAKEN = (BlockingIOError, PermissionError)  # what LOCK_NB raises; the second on Linux's cifs
+WOULD_BLOCK = (BlockingIOError, PermissionError)  # what LOCK_NB raises; the second on Linux's cifs
 _TRIES = 100
 _PAUSE = 0.001  # seconds
 
@@ -55,7 +55,7 @@ else:
 
 
 @contextmanager
-def directory_of(path: str) -> Generator[int, None, None]:
+def open_directory(path: str) -> Generator[int, None, None]:
     """Open the directory of *path*."""
     fd = os.open(os.path.dirname(path), os.O_RDONLY | OPEN_FLAGS)
     try:
@@ -86,7 +86,7 @@ def _try_lock(fd: int) -> bool:
     for _ in range(_TRIES):
         try:
             flock(fd, LOCK_EX | LOCK_NB)
-        except TAKEN:
+        except WOULD_BLOCK:
             sleep(_PAUSE)
         except OSError:
             return True
@@ -100,11 +100,11 @@ __all__ = [
     "LOCK_NB",
     "LOCK_UN",
     "OPEN_FLAGS",
-    "TAKEN",
-    "directory_of",
+    "WOULD_BLOCK",
     "flock",
     "locked_directory",
     "lockf",
+    "open_directory",
     "pread",
     "sync",
 ]

@@ -81,7 +81,7 @@ class LockedLogHandler(logging.Handler):
         self._writer = LockedLogWriter._unopened(self._options)
         super().__init__()  # at last: logging closes at exit what has come so far
         if not delay:
-            self._writer._opened()
+            self._writer._ensure_open()
 
     @override
     def createLock(self) -> None:

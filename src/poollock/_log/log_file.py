@@ -16,10 +16,10 @@ from poollock._backend.flock import (
     LOCK_NB,
     LOCK_UN,
     OPEN_FLAGS,
-    TAKEN,
-    directory_of,
+    WOULD_BLOCK,
     flock,
     locked_directory,
+    open_directory,
     pread,
     sync,
 )
@@ -27,7 +27,7 @@ from poollock._typing import override
 
 from .sink import Sink, threads
 
-_NOW = LOCK_EX | LOCK_NB
+_LOCK_NOW = LOCK_EX | LOCK_NB
 _TRIES = 2  # to be as quick as who has the lock: to sleep and be woken takes longer than a record
 _NO_FILE = os.stat_result((0,) * 10)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -92,7 +92,7 @@ class LogFile(Sink):
         self._size = -1  # after the last record of this process
         self._fd = open_log(path)
         try:
-            self._know()
+            self._remember_identity()
             self._check_locks()
         except BaseException:
             self.close_after_fork()
@@ -105,9 +105,9 @@ class LogFile(Sink):
             raise ValueError("I/O operation on closed file")
         try:
             try:
-                self._flock(fd, _NOW)
-            except TAKEN:
-                self._wait(fd)
+                self._flock(fd, _LOCK_NOW)
+            except WOULD_BLOCK:
+                self._wait_for_lock(fd)
             try:
                 status = stat(self._encoded_path)
             except FileNotFoundError:
@@ -117,7 +117,7 @@ class LogFile(Sink):
             if status.st_ino != self._inode or status.st_dev != self._device or size + length > self._limit:
                 size = self._prepare(length)
             if size != self._size and not self._ends_line(fd, size):  # somebody else has been killed
-                size, data = self._mend(size, data)
+                size, data = self._start_line(size, data)
                 length = len(data)
             try:
                 written = write(fd, data)
@@ -159,24 +159,24 @@ class LogFile(Sink):
 
     __del__ = close_after_fork  # what Sink.close left
 
-    def _wait(self, fd: int) -> None:
+    def _wait_for_lock(self, fd: int) -> None:
         for _ in range(_TRIES):
-            with suppress(*TAKEN):
-                self._flock(fd, _NOW)
+            with suppress(*WOULD_BLOCK):
+                self._flock(fd, _LOCK_NOW)
                 return
         self._flock(fd, LOCK_EX)
 
-    def _know(self) -> None:
+    def _remember_identity(self) -> None:
         status = os.fstat(self._fd)
         self._inode, self._device = status.st_ino, status.st_dev
         if self._fsync and sys.platform != "win32":  # which opens no directory
-            with directory_of(self._path) as directory:
+            with open_directory(self._path) as directory:
                 os.fsync(directory)
 
     def _check_locks(self) -> None:
         try:
-            flock(self._fd, _NOW)
-        except TAKEN:
+            flock(self._fd, _LOCK_NOW)
+        except WOULD_BLOCK:
             return
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -196,7 +196,7 @@ class LogFile(Sink):
                 if self._fsync:
                     sync(self._fd)
                 reopen_log(self._path, self._fd)
-                self._know()
+                self._remember_identity()
                 self._flock(self._fd, LOCK_EX)
                 continue
             size = os.fstat(self._fd).st_size
@@ -214,7 +214,7 @@ class LogFile(Sink):
         except OSError:  # it may be written and not read
             return True
 
-    def _mend(self, size: int, data: bytes) -> tuple[int, bytes]:
+    def _start_line(self, size: int, data: bytes) -> tuple[int, bytes]:
         """Have *data* begin a line of its own."""
         part = size % self._width  # of a character of several bytes
         if part:

@@ -81,24 +81,24 @@ class LockedLogWriter(io.TextIOBase):
     ) -> None:
         target = target_of(path)
         self._stream = path if target in CONSOLES else None
-        self._assemble(LogOptions(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync))
-        self._opened()
+        self._configure(LogOptions(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync))
+        self._ensure_open()
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Return a writer that can be closed, as ``__del__`` does, whatever fails after this."""
         writer = super().__new__(cls)
         writer._stream = None
         writer._descriptor = -1
-        writer._begin()
+        writer._reset()
         return writer
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._file: Sink | None = None
         self._opening = threading.RLock()
         self._unfinished: dict[threading.Thread, list[bytes]] = {}
         self._append: Callable[[bytes], None] = self._open_and_append
 
-    def _assemble(self, options: LogOptions) -> None:
+    def _configure(self, options: LogOptions) -> None:
         options.check()
         self._options = options
         self._encode = options.encoder()
@@ -134,7 +134,7 @@ class LockedLogWriter(io.TextIOBase):
         Raises:
             ValueError: The writer is closed.
         """
-        if isinstance(file := self._opened(), Console):
+        if isinstance(file := self._ensure_open(), Console):
             return file.fileno()
         # Not the one that has the lock: a child that got that would have a part in the lock.
         with self._opening:
@@ -168,11 +168,11 @@ class LockedLogWriter(io.TextIOBase):
             # As _write_record does, without the time that a call takes.
             self._append(self._encode(text))
         else:
-            self._put(text)
+            self._write_piece(text)
         return len(text)
 
-    def _put(self, text: str) -> None:
-        self._opened()
+    def _write_piece(self, text: str) -> None:
+        self._ensure_open()
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] # not every caller is checked
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         data = self._encode(text)
@@ -228,17 +228,17 @@ class LockedLogWriter(io.TextIOBase):
         finally:
             super().close()
             file = self._file
-            self._begin()
+            self._reset()
             if file is not None:
                 file.close()
             if self._descriptor >= 0:
                 os.close(self._descriptor)
 
     def _open_and_append(self, data: bytes) -> None:
-        self._opened()
+        self._ensure_open()
         self._append(data)
 
-    def _opened(self) -> Sink:
+    def _ensure_open(self) -> Sink:
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if self._file is None:
@@ -259,7 +259,7 @@ class LockedLogWriter(io.TextIOBase):
 
     def _after_fork(self) -> None:
         file = self._file
-        self._begin()  # a thread of the parent may have had the lock, and its pieces are the parent's
+        self._reset()  # a thread of the parent may have had the lock, and its pieces are the parent's
         if file is not None:
             file.close_after_fork()  # which does not end the parent's lock: flock(2)
 
@@ -277,7 +277,7 @@ class LockedLogWriter(io.TextIOBase):
     def _unopened(cls, options: LogOptions) -> Self:
         """Return a writer that opens its file at the first write."""
         writer = cls.__new__(cls)
-        writer._assemble(options)
+        writer._configure(options)
         return writer
 
 
