@@ -6,17 +6,20 @@ import _thread
 import contextlib
 import csv
 import errno
+import gc
+import inspect
 import io
 import json
 import multiprocessing
 import os
 import pickle
+import pydoc
 import signal
 import subprocess
 import sys
 import threading
 import traceback
-from collections import Counter
+from collections import Counter, UserString
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -171,13 +174,47 @@ def test_behaves_as_a_text_stream(path: Path) -> None:
         log.write("\n")
         log.writelines(["one\n", "two", "\n"])
         log.write("")
-        with pytest.raises(TypeError, match="must be str, not bytes"):
-            log.write(b"x")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         with pytest.raises(io.UnsupportedOperation):
             log.read()
         assert repr(log) == f"<LockedLogWriter {str(path)!r}>"
     assert repr(log) == f"<LockedLogWriter {str(path)!r} closed>"
     assert path.read_text(encoding="utf-8") == 'äö\na 1 None\nx,y z,3\n{"k": [1, 2]}\none\ntwo\n'
+
+
+@pytest.mark.parametrize("options", [{}, {"newline": "\r\n"}, {"encoding": "latin-1"}])
+@pytest.mark.parametrize("text", [5, 0, b"x\n", b"x", ["\n"], {-1: "\n"}, UserString("x\n")], ids=repr)
+def test_what_is_no_str(path: Path, options: dict[str, str], text: Any) -> None:
+    with (
+        LockedLogWriter(path, **options) as log,  # type: ignore[arg-type] # of several types
+        Path(os.devnull).open("w") as file,
+    ):
+        with pytest.raises(TypeError) as expected:
+            file.write(text)
+        with pytest.raises(TypeError) as info:
+            log.write(text)
+        log.write("next\n")
+    assert str(info.value) == str(expected.value)
+    assert path.read_text().split() == ["next"]
+
+
+def test_signature() -> None:
+    """What help(), IPython and an editor show."""
+    parameters = inspect.signature(LockedLogWriter).parameters
+    assert list(parameters) == [
+        "path", "lock", "encoding", "errors", "newline", "max_bytes", "backup_count", "fsync"
+    ]  # fmt: skip
+    assert parameters["max_bytes"].default == 0
+    assert "LockedLogWriter(path" in pydoc.plain(pydoc.render_doc(LockedLogWriter))
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), (3,)])
+def test_writer_that_was_not_made_is_closed_silently(arguments: tuple[Any, ...]) -> None:
+    """By ``__del__``: pytest makes an error of what that raises."""
+    with pytest.raises(TypeError):
+        LockedLogWriter(*arguments)
+    with pytest.raises(LookupError):
+        LockedLogWriter("log", encoding="no-such-code")
+    gc.collect()
 
 
 def test_line_in_pieces_waits_for_its_end(path: Path) -> None:

@@ -53,13 +53,16 @@ class LogOptions(NamedTuple):
             raise ValueError(f"{self.target} has no size to be limited, and no disk to be on")
 
     def encoder(self) -> Callable[[str], bytes]:
-        """Return what encodes a text as a file does that ``open`` opens with the same arguments."""
+        """Return what encodes a text as a file does that ``open`` opens with the same arguments.
+
+        It raises a ``TypeError`` for what is no ``str``.
+        """
         encoding, errors, line_end = self.encoding, self.errors, _LINE_ENDS[self.newline]
         if line_end != "\n":
-            return lambda text: text.replace("\n", line_end).encode(encoding, errors)
+            return lambda text: str.replace(text, "\n", line_end).encode(encoding, errors)
         if codecs.lookup(encoding).name == "utf-8" and errors == "strict":
             return str.encode  # a lambda would make the call longer
-        return lambda text: text.encode(encoding, errors)
+        return lambda text: str.encode(text, encoding, errors)
 
     def of_file(self) -> FileOptions:
         """Return what the file needs to know of these."""

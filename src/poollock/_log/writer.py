@@ -64,8 +64,8 @@ class LockedLogWriter(io.TextIOBase):
 
     __slots__ = ("_append", "_encode", "_unfinished")  # found in half the time
 
-    _stream: Any  # the console that the user gave, in the process that has it
-    _descriptor: int  # what fileno() returns
+    _stream: Any = None  # the console that the user gave, in the process that has it
+    _descriptor = -1  # what fileno() returns
 
     def __init__(
         self,
@@ -84,14 +84,6 @@ class LockedLogWriter(io.TextIOBase):
         self._configure(LogOptions(target, lock, encoding, errors, newline, max_bytes, backup_count, fsync))
         self._ensure_open()
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Return a writer that can be closed, as ``__del__`` does, whatever fails after this."""
-        writer = super().__new__(cls)
-        writer._stream = None
-        writer._descriptor = -1
-        writer._reset()
-        return writer
-
     def _reset(self) -> None:
         self._file: Sink | None = None
         self._opening = threading.RLock()
@@ -102,6 +94,7 @@ class LockedLogWriter(io.TextIOBase):
         options.check()
         self._options = options
         self._encode = options.encoder()
+        self._reset()
         _writers.add(self)
 
     @property
@@ -159,23 +152,24 @@ class LockedLogWriter(io.TextIOBase):
             The number of characters.
 
         Raises:
+            TypeError: *text* is no ``str``.
             ValueError: The writer is closed.
             OSError: The file cannot be written; nothing of the record is left in it.  With *fsync*
                 the record may be in the file and not on the disk.
             UnicodeEncodeError: *text* cannot be encoded; nothing is written.
         """
+        try:
+            data = self._encode(text)
+        except TypeError:
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}") from None
         if text and text[-1] == "\n" and not self._unfinished:
-            # As _write_record does, without the time that a call takes.
-            self._append(self._encode(text))
+            self._append(data)
         else:
-            self._write_piece(text)
+            self._write_piece(text, data)
         return len(text)
 
-    def _write_piece(self, text: str) -> None:
+    def _write_piece(self, text: str, data: bytes) -> None:
         self._ensure_open()
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] # not every caller is checked
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        data = self._encode(text)
         thread = threading.current_thread()
         if text.endswith("\n"):
             self._append(b"".join([*self._unfinished.pop(thread, ()), data]))
@@ -219,6 +213,9 @@ class LockedLogWriter(io.TextIOBase):
             OSError: They cannot be written; the file is closed all the same.
         """
         if self.closed:
+            return
+        if not hasattr(self, "_append"):  # an argument was wrong, and this is __del__
+            super().close()
             return
         try:
             unfinished, self._unfinished = self._unfinished, {}
