@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import operator
 
-def check_count(name: str, count: object, error: type[Exception] = TypeError) -> None:
-    """Raise unless *count* is None or a number from 1 on; *error* if it is no number."""
+
+def check_count(name: str, count: object, error: type[Exception] = TypeError) -> int | None:
+    """Return *count* as an int, or None if it is None.
+
+    Raises:
+        TypeError: It is no integer; or *error* instead.
+        ValueError: It is less than 1.
+    """
     if count is None:
-        return
-    if not isinstance(count, int) or isinstance(count, bool):
+        return None
+    number = _as_int(count)
+    if number is None:
         raise error(f"{name} must be an int or None, not {count!r}")
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, not {count}")
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
 
 
-def check_size(name: str, size: object) -> None:
-    """Raise unless *size* is a number from 0 on."""
-    if not isinstance(size, int) or isinstance(size, bool):
+def check_size(name: str, size: object) -> int:
+    """Return *size* as an int.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is negative.
+    """
+    number = _as_int(size)
+    if number is None:
         raise TypeError(f"{name} must be an int, not {size!r}")
-    if size < 0:
-        raise ValueError(f"{name} must not be negative: {size}")
+    if number < 0:
+        raise ValueError(f"{name} must not be negative: {number}")
+    return number
+
+
+def _as_int(number: object) -> int | None:
+    """Return the int that *number* stands for, a NumPy integer for example, or None; a bool is no number."""
+    if isinstance(number, bool):
+        return None
+    try:
+        return operator.index(number)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # that is the question
+    except TypeError:
+        return None

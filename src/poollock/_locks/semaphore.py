@@ -59,7 +59,7 @@ class Semaphore(SemaphoreLock):
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
         ctx = resolve_context(context)
-        check_size("value", value)
+        value = check_size("value", value)
         raw = ctx.Semaphore(value)
         self._set_state((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
         self._register()

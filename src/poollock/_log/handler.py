@@ -25,6 +25,7 @@ class LockedLogHandler(logging.Handler):
         mode: ``"a"``, or anything with *maxBytes*, as with ``RotatingFileHandler``: another
             process may have written to the file.
         maxBytes: Bytes: *max_bytes* of ``LockedLogWriter``, by ``RotatingFileHandler``'s name.
+            A configuration file may have it as ``5e3``.
         backupCount: *backup_count*, by the same.
         encoding: As for ``LockedLogWriter``; ``None`` is UTF-8.
         delay: Whether the file is opened by the first record.
@@ -74,10 +75,10 @@ class LockedLogHandler(logging.Handler):
             encoding or "utf-8",
             errors or "strict",
             newline,
-            max_bytes or maxBytes,
-            backup_count or backupCount,
+            _as_count(max_bytes or maxBytes),
+            _as_count(backup_count or backupCount),
             fsync,
-        )
+        ).checked()
         self._writer = LockedLogWriter._unopened(self._options)
         super().__init__()  # at last: logging closes at exit what has come so far
         if not delay:
@@ -135,3 +136,8 @@ class LockedLogHandler(logging.Handler):
     @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.baseFilename} ({logging.getLevelName(self.level)})>"
+
+
+def _as_count(number: Any) -> Any:
+    """Return a whole number as an int, ``5e3`` among them; anything else as it is."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number

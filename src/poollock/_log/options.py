@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poollock._checks import check_size
 
 from .console import CONSOLES
 from .log_file import FileOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _LINE_ENDS = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 
@@ -36,8 +39,12 @@ class LogOptions(NamedTuple):
     backup_count: int
     fsync: bool
 
-    def check(self) -> None:
-        """Raise what ``LockedLogWriter`` says it raises for a wrong argument."""
+    def checked(self) -> Self:
+        """Return these options, their numbers as ints.
+
+        Raises:
+            Exception: What ``LockedLogWriter`` says it raises for a wrong argument.
+        """
         if self.newline not in _LINE_ENDS:
             raise ValueError(f"newline must be None, '', '\\n', '\\r' or '\\r\\n', not {self.newline!r}")
         if "".encode(self.encoding):
@@ -45,12 +52,13 @@ class LogOptions(NamedTuple):
         codecs.lookup_error(self.errors)
         if self.lock is not None and not hasattr(self.lock, "__enter__"):
             raise TypeError(f"lock must be a lock or None, not {self.lock!r}")
-        check_size("max_bytes", self.max_bytes)
-        check_size("backup_count", self.backup_count)
+        max_bytes = check_size("max_bytes", self.max_bytes)
+        backup_count = check_size("backup_count", self.backup_count)
         if self.max_bytes and self.backup_count and sys.platform == "win32":
             raise NotImplementedError("Windows cannot rename a file that other processes have open")
         if self.target in CONSOLES and (self.max_bytes or self.backup_count or self.fsync):
             raise ValueError(f"{self.target} has no size to be limited, and no disk to be on")
+        return self._replace(max_bytes=max_bytes, backup_count=backup_count)
 
     def encoder(self) -> Callable[[str], bytes]:
         """Return what encodes a text as a file does that ``open`` opens with the same arguments.

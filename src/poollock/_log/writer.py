@@ -91,8 +91,7 @@ class LockedLogWriter(io.TextIOBase):
         self._append: Callable[[bytes], None] = self._open_and_append
 
     def _configure(self, options: LogOptions) -> None:
-        options.check()
-        self._options = options
+        self._options = options = options.checked()
         self._encode = options.encoder()
         self._reset()
         _writers.add(self)

@@ -87,8 +87,9 @@ class LockedPool(multiprocessing.pool.Pool):
         locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
     ) -> None:
         self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
-        check_count("processes", processes)
-        check_count("maxtasksperchild", maxtasksperchild, ValueError)  # as the standard pool
+        processes = check_count("processes", processes)
+        # ValueError, as the standard pool.
+        maxtasksperchild = check_count("maxtasksperchild", maxtasksperchild, ValueError)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._ctx = ctx = resolve_context(context)
