@@ -161,6 +161,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def bytes_in_pipe(fd: int) -> int:
+    """How much is in a pipe that nobody has read yet."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+    import termios  # noqa: PLC0415 - not on Windows
+
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @contextlib.contextmanager
 def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None]:
     """Send a signal to this thread as soon as it stands still in the middle of the library."""

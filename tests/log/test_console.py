@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import ONE_METHOD, TESTS, wait_until
+from helpers import ONE_METHOD, TESTS, bytes_in_pipe, wait_until
 from poollock import Lock, LockedLogWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
@@ -45,7 +45,7 @@ def test_many_processes(method: str, name: str, to: str, tmp_path: Path) -> None
     assert lines.pop() == "the end"
     if name == "stdout":
         assert lines.pop() == "in the buffer"
-    assert sorted(lines) == sorted(tasks.long_record(w, n) for w in range(8) for n in range(20))
+    assert sorted(lines) == sorted(tasks.long_record(w, n) for w in range(8) for n in range(5))
 
 
 def through_pipe(command: list[str], environment: Any, name: str, directory: Path) -> str:
@@ -70,7 +70,8 @@ def through_terminal(command: list[str], environment: Any, name: str, directory:
                 text += data
         except OSError:  # all who had the terminal have ended
             pass
-        os.close(ours)
+        finally:
+            os.close(ours)  # which ends a program that still writes, if the test's time is up
     assert process.returncode == 0
     return text.decode()
 
@@ -193,18 +194,11 @@ def test_signal_handler_that_writes_while_the_pipe_has_taken_a_part_of_a_record(
     """)
     with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        wait_until(lambda: fills(process.stdout, 65536) or process.poll() is not None)
+        pipe = process.stdout.fileno()
+        wait_until(lambda: bytes_in_pipe(pipe) >= 65536 or process.poll() is not None)
         process.send_signal(signal.SIGUSR1)
         text = process.stdout.read()
     assert text.split() == ["x" * 200_000, "inner", "again", "last"]
-
-
-def fills(pipe: Any, size: int) -> bool:
-    """Whether there are *size* bytes in a pipe."""
-    import fcntl  # noqa: PLC0415 - not on Windows
-    import termios  # noqa: PLC0415 - not on Windows
-
-    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) >= size
 
 
 @pytest.mark.parametrize("target", ["sys.stderr", "sys.argv[1]"])

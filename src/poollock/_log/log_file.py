@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from os import stat, write
+from stat import S_ISREG
 from threading import RLock
 from typing import Any, NamedTuple
 
@@ -52,7 +54,9 @@ class FileOptions(NamedTuple):
 
 
 class LogFile(Sink):
-    """The file at *path*, created if there is none.
+    """The file at *path*, created if there is none; or a pipe, a terminal or a device that is there.
+
+    What is no regular file has the size 0 for the system, so none of what depends on the size is done to it.
 
     ``flock`` belongs to the open file description.  Threads share it, and so does a forked child,
     which must make a LogFile of its own.
@@ -73,6 +77,7 @@ class LogFile(Sink):
         "_limit",
         "_newline",
         "_path",
+        "_regular",
         "_size",
         "_width",
     )
@@ -137,6 +142,9 @@ class LogFile(Sink):
     def _append_inside(self, data: bytes) -> None:
         if self._fd < 0:
             raise ValueError("I/O operation on closed file")
+        if not self._regular:  # a pipe may have taken a part of the interrupted record
+            threads.progress.deferred.append(partial(self.append, data))
+            return
         # A descriptor of its own: a rotation may be half done, or another thread be closing self._fd.
         # O_APPEND keeps this record and the interrupted one apart.
         fd = open_log(self._path)
@@ -169,6 +177,9 @@ class LogFile(Sink):
     def _remember_identity(self) -> None:
         status = os.fstat(self._fd)
         self._inode, self._device = status.st_ino, status.st_dev
+        self._regular = S_ISREG(status.st_mode)
+        if self._fsync and not self._regular:
+            raise OSError(errno.EINVAL, "fsync is for files, and this is none", self._path)
         if self._fsync and sys.platform != "win32":  # which opens no directory
             with open_directory(self._path) as directory:
                 os.fsync(directory)
@@ -255,10 +266,21 @@ class LogFile(Sink):
 def open_log(path: str) -> int:
     """Open a file to append to, and create it if there is none."""
     flags = os.O_APPEND | os.O_CREAT | OPEN_FLAGS
+    if not _is_special(path):
+        with suppress(PermissionError):  # it may be written and not read, perhaps
+            return os.open(path, os.O_RDWR | flags, 0o666)
+    return os.open(path, os.O_WRONLY | flags, 0o666)
+
+
+def _is_special(path: str) -> bool:
+    """Return whether *path* is there and no regular file.
+
+    A pipe must not be opened for reading too: its writer would be a reader that never ends.
+    """
     try:
-        return os.open(path, os.O_RDWR | flags, 0o666)
-    except PermissionError:  # it may be written and not read, perhaps
-        return os.open(path, os.O_WRONLY | flags, 0o666)
+        return not S_ISREG(stat(path).st_mode)
+    except OSError:  # there is none; or to open it fails, too, and says why
+        return False
 
 
 def reopen_log(path: str, fd: int) -> None:

@@ -36,7 +36,8 @@ class LockedLogWriter(io.TextIOBase):
     the next record goes to the one that is at *path* then.
 
     Args:
-        path: The file, which is created if it does not exist; its directory must.  Or
+        path: The file, which is created if it does not exist; its directory must.  A named pipe or a
+            device, such as ``/dev/stdout``, is written to as ``open`` would; it never rotates.  Or
             ``sys.stdout`` or ``sys.stderr``, which is that of each process that writes.
         lock: A lock to hold during each write as well.  All who write must share it if the file
             system has no locks.
@@ -51,7 +52,8 @@ class LockedLogWriter(io.TextIOBase):
         fsync: Whether ``write`` returns only when the record is on the disk.
 
     Raises:
-        OSError: The file cannot be opened, or its file system has no locks.
+        OSError: The file cannot be opened, its file system has no locks, or *fsync* is asked for what is
+            no file.
         LookupError: There is no such encoding, or no such error handler.
         TypeError: An argument is not of its kind.
         ValueError: A number is negative, *newline* is none that ``open`` knows, a console is to rotate
