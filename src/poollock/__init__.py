@@ -11,6 +11,7 @@ from ._errors import (
     LockWait,
     ManagerDiedError,
     PoolLockError,
+    TaskTimeoutError,
     WorkerDiedError,
 )
 from ._locks.base import BaseLock
@@ -44,6 +45,7 @@ __all__ = [
     "PoolLockError",
     "RLock",
     "Semaphore",
+    "TaskTimeoutError",
     "WorkerDiedError",
     "current_lock",
     "locked_pool",

@@ -37,6 +37,21 @@ def check_size(name: str, size: object) -> int:
     return number
 
 
+def check_timeout(name: str, seconds: object) -> None:
+    """Raise unless *seconds* is None or a number above 0.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is not above 0.
+    """
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not hasattr(seconds, "__float__"):
+        raise TypeError(f"{name} must be a number of seconds or None, not {seconds!r}")
+    if not float(seconds) > 0:  # pyright: ignore[reportArgumentType] # it has __float__
+        raise ValueError(f"{name} must be above 0, not {seconds}")
+
+
 def _as_int(number: object) -> int | None:
     """Return the int that *number* stands for, a NumPy integer for example, or None; a bool is no number."""
     if isinstance(number, bool):

@@ -130,5 +130,35 @@ class WorkerDiedError(PoolLockError, RuntimeError):
         return type(self), fields
 
 
+class TaskTimeoutError(PoolLockError, TimeoutError):
+    """A task took longer than the pool's ``task_timeout``, and was ended with its worker.
+
+    Attributes:
+        timeout: The limit, in seconds.
+        task: What the message calls the task.
+        items: Which items of ``map``, ``imap`` or ``starmap`` have no result because of that; ``None``
+            for a single call.
+        pid: The worker's pid.
+        locks_held: The names of the locks that it held; they are free as soon as it has ended, and
+            marked abandoned.
+    """
+
+    def __init__(
+        self, timeout: float, task: str, items: range | None, pid: int, locks_held: tuple[str, ...] = ()
+    ) -> None:
+        message = f"{task} took longer than {timeout:g} s, and was ended with its worker process {pid}"
+        if locks_held:
+            message += f"; it held {', '.join(map(repr, locks_held))}, now marked as abandoned"
+        super().__init__(message)
+        self.timeout = timeout
+        self.task = task
+        self.items = items
+        self.pid = pid
+        self.locks_held = locks_held
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.timeout, self.task, self.items, self.pid, self.locks_held)
+
+
 class InitializerError(PoolLockError, RuntimeError):
     """The initializer of a pool raised; the cause is the worker's traceback."""

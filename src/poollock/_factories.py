@@ -43,6 +43,7 @@ def locked_pool(
     *,
     locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
     context: BaseContext | str | None = None,
+    task_timeout: float | None = None,
 ) -> LockedPool:
     """Return a pool whose workers share locks that they inherited when they started.
 
@@ -59,18 +60,23 @@ def locked_pool(
             Left out, there is one called ``lock``.
         context: A multiprocessing context, or the name of a start method; ``None`` is the
             default context.
+        task_timeout: Seconds, from when a task begins in its worker.  One that takes longer is ended
+            with its worker and raises ``TaskTimeoutError``; for ``map`` and its kin a task is a whole
+            chunk.  ``None`` is no limit.
 
     Returns:
         The pool.  As a context manager it is terminated at the end of the block.
 
     Raises:
         TypeError: An argument is not of its kind.
-        ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
-            made for another start method.
+        ValueError: A count is below 1 or a limit not above 0, a name is no identifier or stands
+            twice, or a lock was made for another start method.
         OSError: A process or a lock cannot be made.
         BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
-    return LockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
+    return LockedPool(
+        processes, initializer, initargs, maxtasksperchild, context, locks=locks, task_timeout=task_timeout
+    )
 
 
 def manager_locked_pool(
@@ -81,6 +87,7 @@ def manager_locked_pool(
     *,
     locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
     context: BaseContext | str | None = None,
+    task_timeout: float | None = None,
 ) -> LockedPool:
     """Return the same pool as :func:`locked_pool`, with the locks in a manager process.
 
@@ -97,18 +104,23 @@ def manager_locked_pool(
             Left out, there is one called ``lock``.
         context: A multiprocessing context, or the name of a start method; ``None`` is the
             default context.
+        task_timeout: Seconds, from when a task begins in its worker.  One that takes longer is ended
+            with its worker and raises ``TaskTimeoutError``; for ``map`` and its kin a task is a whole
+            chunk.  ``None`` is no limit.
 
     Returns:
         The pool.  As a context manager it is terminated at the end of the block.
 
     Raises:
         TypeError: An argument is not of its kind.
-        ValueError: A count is below 1, a name is no identifier or stands twice, or a lock was
-            made for another start method.
+        ValueError: A count is below 1 or a limit not above 0, a name is no identifier or stands
+            twice, or a lock was made for another start method.
         OSError: A process or a lock cannot be made.
         BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
-    return ManagerLockedPool(processes, initializer, initargs, maxtasksperchild, context, locks=locks)
+    return ManagerLockedPool(
+        processes, initializer, initargs, maxtasksperchild, context, locks=locks, task_timeout=task_timeout
+    )
 
 
 for _factory in (locked_pool, manager_locked_pool):

@@ -14,7 +14,7 @@ from weakref import ref
 from poollock._backend.context import resolve_context
 from poollock._backend.describe import describe
 from poollock._backend.signals import DelayedKeyboardInterrupt, signals_blocked
-from poollock._checks import check_count
+from poollock._checks import check_count, check_timeout
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._locks.lock import Lock
@@ -59,6 +59,7 @@ class LockedPool(multiprocessing.pool.Pool):
 
     - what the task itself raised;
     - ``WorkerDiedError``: the worker that ran the task has ended;
+    - ``TaskTimeoutError``: the task took longer than ``task_timeout``;
     - ``DeadlockError``: the task waited for a lock that could never be free;
     - ``InitializerError``: the initializer raised;
     - ``BrokenPoolError``: the workers do not start, or the pool was ended first;
@@ -85,11 +86,13 @@ class LockedPool(multiprocessing.pool.Pool):
         context: BaseContext | str | None = None,
         *,
         locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+        task_timeout: float | None = None,
     ) -> None:
         self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
         processes = check_count("processes", processes)
         # ValueError, as the standard pool.
         maxtasksperchild = check_count("maxtasksperchild", maxtasksperchild, ValueError)
+        check_timeout("task_timeout", task_timeout)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._ctx = ctx = resolve_context(context)
@@ -112,6 +115,7 @@ class LockedPool(multiprocessing.pool.Pool):
                     maxtasks=maxtasksperchild,
                     make_init_args=InitArgsMaker(self._locks, ctx, initializer, initargs),
                     locks=self._locks.values(),
+                    task_timeout=task_timeout,
                 )
                 self._pool = supervisor.processes
                 self._terminate = Finalize(self, _finalize, args=(ref(self), supervisor), exitpriority=15)

@@ -219,11 +219,19 @@ class Dispatcher:
             worker, _ = self._idle.popitem()
             self._feed(worker)
 
-    def _revoke(self, worker: WorkerHandle) -> None:
+    def stop_after(self, worker: WorkerHandle, number: int) -> bool:
+        """Have *worker* begin no task after the one numbered *number*; return False if it has begun one."""
+        with self._lock:
+            if not self._revoke(worker) or worker.state.words.view[LAST_BEGUN] != number:
+                return False
+            self._feed_idle()
+            return True
+
+    def _revoke(self, worker: WorkerHandle) -> bool:
         """Revoke what *worker* has not begun: all of it, because its shared words hold only one range."""
         state = worker.state
         if not state.lock.acquire(timeout=_LOCK_TIMEOUT):
-            return
+            return False
         try:
             words = state.words.view
             begun = words[LAST_BEGUN]
@@ -235,6 +243,7 @@ class Dispatcher:
         worker.prefetch = 1
         if not worker.in_flight and worker.capacity(1) > 0:
             self._idle[worker] = None
+        return True
 
     def _requeue(self, worker: WorkerHandle, begun: int) -> None:
         """Put the tasks of *worker* after the one numbered *begun* back into the backlog."""

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.process import POLL_INTERVAL, has_ended
-from poollock._errors import WorkerDiedError
+from poollock._errors import TaskTimeoutError, WorkerDiedError
 from poollock._locks.base import BaseLock
 from poollock._worker.framing import MESSAGE
 from poollock._worker.outcome_pickling import load_outcome
@@ -28,6 +28,7 @@ from .lock_recovery import INTERVAL, LockRecovery
 from .startup_failures import StartupFailures
 from .task import Task
 from .task_handler import TaskHandler
+from .task_timeouts import TaskTimeouts
 from .wakeup import Wakeup
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
@@ -46,9 +47,16 @@ class EventLoop:
         starter: Starts the workers.
         size: How many workers there should be.
         locks: The pool's own locks.
+        task_timeout: Seconds that a task may run; None is no limit.
     """
 
-    def __init__(self, starter: WorkerStarter, size: int, locks: Iterable[BaseLock]) -> None:
+    def __init__(
+        self,
+        starter: WorkerStarter,
+        size: int,
+        locks: Iterable[BaseLock],
+        task_timeout: float | None = None,
+    ) -> None:
         self._starter = starter
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
@@ -60,6 +68,7 @@ class EventLoop:
         self._startup_failures = StartupFailures(starter, self._workers)
         self._lock_recovery = LockRecovery(locks, starter, self._workers)
         self.deadlock_detector = DeadlockDetector(self._dispatcher)
+        self._task_timeouts = TaskTimeouts(task_timeout, self._dispatcher)
         self._closing = False  # no job will come
         self._exiting = False  # the workers were told that no task will come
         self._terminating = False
@@ -180,6 +189,8 @@ class EventLoop:
             self._lock_recovery.step(monotonic())
         if self.deadlock_detector.pending:
             self.deadlock_detector.step(monotonic())
+        for overdue in self._task_timeouts.step():
+            self._give_up(overdue)
         self._end()
 
     def _handle(self, worker: WorkerHandle, fd: int, events: int) -> None:
@@ -196,9 +207,12 @@ class EventLoop:
             return INTERVAL
         if soon:
             return _SOON
+        intervals = [self._task_timeouts.seconds_to_next_step()]
         if self.deadlock_detector.pending:
-            return deadlock_detector.INTERVAL
-        return POLL_INTERVAL if self._polled else None
+            intervals.append(deadlock_detector.INTERVAL)
+        if self._polled:
+            intervals.append(POLL_INTERVAL)
+        return min((interval for interval in intervals if interval is not None), default=None)
 
     def _end(self) -> None:
         """Do what is left to do once the pool is closed or terminated."""
@@ -312,13 +326,33 @@ class EventLoop:
         code = self._starter.reap(worker)
         held = self._lock_recovery.recover(worker.pid)
         self._starter.remove(worker)
-        for task in tasks:
-            error = WorkerDiedError(worker.pid, code, task.describe(), held, worker.kill_reason, task.items)
+        for task in () if worker.is_given_up else tasks:
+            error: Exception
+            if worker.timed_out:
+                error = self._timeout_error(worker, task, held)
+            else:
+                error = WorkerDiedError(
+                    worker.pid, code, task.describe(), held, worker.kill_reason, task.items
+                )
             self.pending.set([(task, False, error)])
         if worker.ready or worker.kill_reason:
             self._starter.request_start()
         else:
             self._break_if(self._startup_failures.ended(code, has_main_module=worker.has_main_module))
+
+    def _give_up(self, worker: WorkerHandle) -> None:
+        """Give whoever waits for the task of *worker* the error before it ends: it does not heed SIGTERM."""
+        if worker.sock not in self._selector.get_map():
+            return  # it is ending
+        held = self._lock_recovery.held_by(worker.pid)
+        worker.is_given_up = True
+        self._selector.unregister(worker.sock)
+        for task in list(worker.in_flight):
+            self.pending.set([(task, False, self._timeout_error(worker, task, held))])
+
+    def _timeout_error(self, worker: WorkerHandle, task: Task, held: tuple[str, ...]) -> Exception:
+        limit = self._task_timeouts.limit or 0.0
+        return TaskTimeoutError(limit, task.describe(), task.items, worker.pid, held)
 
     def _break_if(self, make_error: MakeError | None) -> None:
         """Break the pool if *make_error* is not None: all jobs, and all that come, get this error."""

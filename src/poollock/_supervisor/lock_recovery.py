@@ -59,6 +59,15 @@ class LockRecovery:
                     self._suspects.setdefault(lock, (0.0, 0))
         return tuple(sorted(held))
 
+    def held_by(self, pid: int) -> tuple[str, ...]:
+        """Return the descriptions of the locks that the process *pid*, which lives, holds now."""
+        held: list[str] = []
+        for lock in {*self._locks, *known_locks()}:
+            with suppress(PoolLockError, OSError):
+                if pid in lock.holders:
+                    held.append(title(lock))
+        return tuple(sorted(held))
+
     @property
     def pending(self) -> bool:
         """Whether there is a lock that may have been lost: ``step`` is to be called every ``INTERVAL``."""

@@ -30,6 +30,7 @@ class Supervisor:
         maxtasks: How many tasks each of them runs; None is no limit.
         make_init_args: Called for what each worker puts in place first.
         locks: The pool's own locks.
+        task_timeout: Seconds that a task may run; None is no limit.
 
     Attributes:
         processes: The processes of the workers.
@@ -44,10 +45,11 @@ class Supervisor:
         maxtasks: int | None,
         make_init_args: Callable[[], InitArgs],
         locks: Iterable[BaseLock],
+        task_timeout: float | None = None,
     ) -> None:
         self._starter = starter = WorkerStarter(ctx, make_process, size, maxtasks, make_init_args)
         self.processes = starter.processes
-        self._event_loop = event_loop = EventLoop(starter, size, locks)
+        self._event_loop = event_loop = EventLoop(starter, size, locks, task_timeout)
         self.pending = event_loop.pending
         workers: list[WorkerHandle] = []
         try:

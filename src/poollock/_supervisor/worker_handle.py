@@ -59,6 +59,8 @@ class WorkerHandle:
         self.has_main_module = False  # it is forked, or has imported the main module
         self.ready = False  # its initializer has returned
         self.kill_reason = ""  # why the pool itself ended it
+        self.timed_out = False  # because its task took too long
+        self.is_given_up = False  # whoever waited for its task has an error already
         self.in_flight: deque[Task] = deque()  # the tasks that it was sent, in order; it runs the first
         self.send_buffer: deque[memoryview] = deque()  # what its socket did not take yet
         self.number = 0  # of the task that was sent last

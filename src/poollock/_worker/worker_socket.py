@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from time import monotonic_ns
 from typing import Any
 
 from poollock._backend.process import POLL_INTERVAL, parent_is_gone
@@ -17,11 +18,13 @@ from poollock._locks import waiting
 from .framing import MESSAGE, FrameReader, header
 
 # The words that a worker shares with the pool, beside those of wait_reporter: the number of the task that it
-# began last, and the numbers, from the first up to the last, of tasks that the pool has revoked.
+# began last; the numbers, from the first up to the last, of tasks that the pool has revoked; and when the
+# last task began, in nanoseconds of the monotonic clock, which all processes share.
 LAST_BEGUN = 0
 REVOKED_FROM = 1
 REVOKED_TO = 2
-WORDS = 5
+BEGUN_AT = 5
+WORDS = 6
 
 _SMALL = 1 << 16  # bytes; a larger message is not copied to be sent in one call
 
@@ -92,6 +95,7 @@ class WorkerSocket:
                     if number != MESSAGE and _begin(number, words, lock):  # else the wait was over first
                         yield payload
                 if self._reader.begun:  # a large task has arrived in part: from here on it is this worker's
+                    words[BEGUN_AT] = monotonic_ns()
                     words[LAST_BEGUN] = self._reader.begun
                 self._receive()
         except OSError:  # the pool has ended, or a task has closed the socket
@@ -111,6 +115,9 @@ def _begin(number: int, words: memoryview[int], lock: Any) -> bool:
     try:
         if words[REVOKED_FROM] <= number < words[REVOKED_TO]:
             return False
+        words[BEGUN_AT] = (
+            monotonic_ns()
+        )  # first: the pool must not take the time of the task before for this one's
         words[LAST_BEGUN] = number
         return True
     finally:
