@@ -12,7 +12,7 @@ from poollock._worker.task_pickling import CALL
 
 from .callbacks import Callbacks
 from .failures import MakeError
-from .results import Result, ResultQueue
+from .results import NO_RESULT, Result, ResultQueue
 from .task import Task
 
 # Iterables that never block and take no time: they need no thread of their own.
@@ -48,7 +48,7 @@ class Job:
         self.how = how
         self.func = func
         self.kwds = kwds or {}
-        self.result = result
+        self.result: Result = result
         self.at_hand = at_hand
         self.is_over = False  # nobody waits for outcomes of its tasks any more
         self.chunksize = chunksize
@@ -86,6 +86,15 @@ class Job:
             return [(f"item {item}", value) for item, value in zip(task.items, arguments, strict=True)]
         named = [(f"argument {name!r}", value) for name, value in self.kwds.items()]
         return [(f"argument {index}", value) for index, value in enumerate(arguments)] + named
+
+    def release(self) -> None:
+        """Let go whoever waits for the result, and forget it.
+
+        The traceback of an error that came up in this process leads to the job: if the job led to the error,
+        all that the traceback leads to would stay in memory until the garbage collector runs.
+        """
+        result, self.result = self.result, NO_RESULT
+        result.release()
 
     def end_of_tasks(self) -> int:
         """Forget the iterable, all of whose tasks have been taken; return how many there were."""
@@ -192,7 +201,7 @@ class PendingJobs:
         self._wake()  # a pool that was closed may end now
 
     def _release(self, job: Job) -> None:
-        job.result.release()
+        job.release()
         self._jobs.pop(job, None)
 
     def fail_all(self, make_error: MakeError) -> None:
@@ -212,6 +221,6 @@ class PendingJobs:
                 return
             callback = None if job.is_over else job.result.fail(make_error())
             job.is_over = True
-            job.result.release()
+            job.release()
             if callback is not None:
                 self.callbacks.put(callback)

@@ -46,6 +46,29 @@ class Result(Protocol):
         """Let go whoever waits for the result."""
 
 
+class _NoResult(Result):
+    """What has the place of a result that was decided."""
+
+    @override
+    def add(self, index: int, success: bool, value: Any) -> None:
+        pass
+
+    @override
+    def finish(self) -> None:
+        pass
+
+    @override
+    def fail(self, error: BaseException) -> None:
+        pass
+
+    @override
+    def release(self) -> None:
+        pass
+
+
+NO_RESULT = _NoResult()
+
+
 class ApplyResult(multiprocessing.pool.ApplyResult):  # type: ignore[type-arg] # not generic at run time before 3.9
     """The result of one call.
 

@@ -96,24 +96,31 @@ class TaskHandler:
         try:
             taken = job.next_task()
         except BaseException as error:  # noqa: BLE001 - sys.exit() in an iterable is its job's error
-            end = partial(self._pending.end_of_tasks, job, job.end_of_tasks(), error)
-            self._wakeup.call_soon_threadsafe(end)
+            self._end_of_tasks(job, error)
             return False
         if taken is None:
             if job.count is None:
-                end = partial(self._pending.end_of_tasks, job, job.end_of_tasks())
-                self._wakeup.call_soon_threadsafe(end)
+                self._end_of_tasks(job)
             return False
         task, arguments = taken
         try:
             task.payload = dump_task(job.how, job.func, arguments, job.kwds)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's error
-            outcome = (task, False, _explain(error, task, arguments))
-            self._wakeup.call_soon_threadsafe(partial(self._pending.set, [outcome]))
+            self._not_sent(task, _explain(error, task, arguments))
             return True
         del taken, arguments  # while this waits for room, they need not be in memory
         self._dispatcher.put(task)
         return True
+
+    # These two keep an error out of the frame in which it was caught.  Its traceback leads to that frame: all
+    # that it leads to would stay in memory until the garbage collector runs.
+
+    def _end_of_tasks(self, job: Job, error: BaseException | None = None) -> None:
+        end = partial(self._pending.end_of_tasks, job, job.end_of_tasks(), error)
+        self._wakeup.call_soon_threadsafe(end)
+
+    def _not_sent(self, task: Task, error: BaseException) -> None:
+        self._wakeup.call_soon_threadsafe(partial(self._pending.set, [(task, False, error)]))
 
 
 def _explain(error: BaseException, task: Task, arguments: tuple[Any, ...]) -> BaseException:

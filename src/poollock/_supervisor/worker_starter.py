@@ -158,8 +158,14 @@ class WorkerStarter:
             self._requested.wait()
             self._requested.clear()
             self._stopping.wait(min(self.failures * _PAUSE, _LONGEST_PAUSE))
-            started, error = self.start_missing()
-            for worker in started:
-                add(worker)
-            if error is not None:
-                fail(error)
+            self._start_and_report(add, fail)
+
+    def _start_and_report(
+        self, add: Callable[[WorkerHandle], None], fail: Callable[[BaseException], None]
+    ) -> None:
+        # Not in `run`, whose frame would keep the last worker, and its tasks, in memory until the next one.
+        started, error = self.start_missing()
+        for worker in started:
+            add(worker)
+        if error is not None:
+            fail(error)
