@@ -6,6 +6,8 @@ import pytest
 
 from poollock._supervisor.deadlock import Needs, find_ring, find_stuck
 
+NOBODY = set[int]()
+
 
 def any_of(*processes: int) -> Needs:
     return Needs(frozenset(processes))
@@ -18,17 +20,17 @@ def all_of(*processes: int) -> Needs:
 @pytest.mark.parametrize(
     ("needs", "stuck", "ring"),
     [
-        ({}, set(), set()),
-        ({1: any_of(2)}, set(), set()),  # 2 works
+        (dict[int, Needs](), NOBODY, NOBODY),
+        ({1: any_of(2)}, NOBODY, NOBODY),  # 2 works
         ({1: any_of(1)}, {1}, {1}),
         ({1: any_of(2), 2: any_of(1)}, {1, 2}, {1, 2}),
         ({1: any_of(2), 2: any_of(3), 3: any_of(1)}, {1, 2, 3}, {1, 2, 3}),
-        ({1: any_of(2), 2: any_of(3)}, set(), set()),  # a chain that ends in one who works
+        ({1: any_of(2), 2: any_of(3)}, NOBODY, NOBODY),  # a chain that ends in one who works
         ({1: any_of(2), 2: any_of(1), 3: any_of(1)}, {1, 2, 3}, {1, 2}),  # 3 waits behind
-        ({1: any_of(2, 3), 2: any_of(1)}, set(), set()),  # 3 may leave the semaphore
+        ({1: any_of(2, 3), 2: any_of(1)}, NOBODY, NOBODY),  # 3 may leave the semaphore
         ({1: any_of(2, 3), 2: any_of(1), 3: any_of(1)}, {1, 2, 3}, {1, 2, 3}),
         ({1: all_of(2, 3), 2: any_of(1)}, {1, 2}, {1, 2}),  # it needs both
-        ({1: all_of(2, 3)}, set(), set()),
+        ({1: all_of(2, 3)}, NOBODY, NOBODY),
     ],
 )
 def test_stuck_and_ring(needs: dict[int, Needs], stuck: set[int], ring: set[int]) -> None:
