@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from helpers import interrupted_at, open_files, signalled_inside, wait_until
 from poollock import BaseLock, RLock, Semaphore
+from poollock._manager import connection
 from poollock._manager.manager import LockManager
 from poollock._manager.proxies import make_lock
 
@@ -165,6 +169,31 @@ def test_interrupted_wait_is_not_in_the_way_of_others(manager: LockManager) -> N
         seen.append(lock.acquire(block=False))
         lock.release()
     assert seen == [True, True]
+
+
+def test_signal_while_a_connection_waits_to_be_accepted(tmp_path: Path) -> None:
+    """CPython takes it for connected then."""
+    address, noted = str(tmp_path / "socket"), threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as clients:
+        listener.bind(address)
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):  # as soon as no more can wait
+            while True:
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.settimeout(0)
+                client.connect(address)
+
+        def accept() -> None:
+            noted.wait()
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        ours = clients.enter_context(connection._Socket(socket.AF_UNIX))
+        with signalled_inside(lambda *_: noted.set()):
+            ours.connect_to(address)
+        thread.join()
+        assert ours.getpeername() == address
 
 
 def test_signal_handler_that_uses_another_lock(manager: LockManager) -> None:

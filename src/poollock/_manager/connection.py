@@ -6,6 +6,7 @@ interrupted call can close its connection, and costs no grant but its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -40,6 +41,20 @@ class _Socket(socket.socket):
     # In C: what a signal handler raised in a method of Python would be lost.
     __del__ = socket.SocketType.close
 
+    def connect_to(self, address: str) -> None:
+        """Connect to *address*, for as long as that takes."""
+        while True:
+            self.connect(address)
+            # If a signal arrives while the server has too many to accept, CPython takes a call that
+            # has not connected for one that has.
+            try:
+                self.getpeername()
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:
+                    raise
+            else:
+                return
+
 
 class LockConnection:
     """A connection to one lock in a manager process.
@@ -63,7 +78,7 @@ class LockConnection:
         try:
             if HAS_SOCKETS:
                 self._socket.settimeout(None)  # whatever the default
-                self._socket.connect(address)
+                self._socket.connect_to(address)
                 connection: Any = _Handshake(self._socket.fileno())
             else:
                 connection = self._socket.connection
