@@ -343,13 +343,13 @@ def increment(lock: BaseLock, directory: str, most: int) -> None:
 
 def take_unsigned(lock: Any) -> None:
     """Die in the moment between taking a lock and signing for it."""
-    lock._semaphore.acquire()
+    lock._semlock.acquire()
     kill()
 
 
 def take_and_sign_late(lock: Any, pid_path: str, sign_path: str) -> None:
     """Take a lock, and sign for it only after a while, as if another thread had the GIL."""
-    lock._semaphore.acquire()
+    lock._semlock.acquire()
     Path(pid_path).touch()
     wait_until(Path(sign_path).exists)
     lock._words[1] = os.getpid()

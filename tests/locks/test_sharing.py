@@ -275,8 +275,7 @@ def test_lock_whose_maker_has_ended_does_not_stop_a_pool(make: Callable[..., Any
 def make_a_pool(lock: Any, sender: Any) -> None:
     sender.send("the lock is here")
     # The semaphore's name is gone when the maker drops its lock; wait for that.
-    with_semaphore: Any = getattr(lock, "_lock", lock)  # of an RLock it is a part
-    name = with_semaphore._raw._semlock.name.lstrip("/")
+    name = lock._semlock.name.lstrip("/")
     while any(name in entry for entry in os.listdir("/dev/shm")):
         time.sleep(0.005)
     with locked_pool(1, context="spawn") as pool:

@@ -26,11 +26,10 @@ _Lock = TypeVar("_Lock", bound="BaseLock")
 class BaseLock(ABC):
     """What every lock of a pool can do, wherever it lives: the type for annotations."""
 
-    __slots__ = ("__weakref__", "_identity", "_is_part", "_is_pools", "_name")
+    __slots__ = ("__weakref__", "_identity", "_is_pools", "_name")
 
     _identity: bytes
-    _is_part: bool  # of another lock, which answers for it
-    _is_pools: bool  # made by the pool whose it is
+    _is_pools: bool  # True if a pool created this lock, rather than the user
     _name: str | None
 
     @property
@@ -39,8 +38,8 @@ class BaseLock(ABC):
         return self._name
 
     @property
-    def label(self) -> str:
-        """How a message names this lock."""
+    def description(self) -> str:
+        """How a message names this lock: ``lock 'log'``, or ``an unnamed Lock``."""
         return f"lock {self._name!r}" if self._name else f"an unnamed {type(self).__name__}"
 
     @abstractmethod
@@ -122,7 +121,7 @@ class BaseLock(ABC):
             PoolLockError: The process of the pool had the lock when it was killed.
         """
         if not self.acquire(timeout=timeout):
-            raise LockTimeoutError(self.label, self.holders, timeout or 0, describe())
+            raise LockTimeoutError(self.description, self.holders, timeout or 0, describe())
         try:
             yield
         finally:
@@ -140,15 +139,17 @@ class BaseLock(ABC):
         installed[name or self._name or "lock"] = self
 
     def __enter__(self) -> bool:
+        """Take the lock, as ``acquire()`` does."""
         return self.acquire()
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
         /,
     ) -> None:
+        """Give the lock back, as ``release()`` does."""
         self.release()
 
     def __repr__(self) -> str:
@@ -165,9 +166,9 @@ class BaseLock(ABC):
         """Whether a process can get this lock only by being forked."""
         return False
 
-    @abstractmethod
     def _is_mine(self) -> bool:
         """Return whether the running thread has the lock."""
+        raise NotImplementedError
 
     def _is_held_here(self) -> bool:
         """Return whether this process has the lock."""
@@ -185,11 +186,11 @@ class BaseLock(ABC):
         """Release the lock if the process *pid*, which is dead, has it; return whether it had."""
 
     def _is_unrecorded(self) -> bool:
-        """Return whether the lock is taken, and nobody has signed for it."""
+        """Return whether the lock is taken, and it is not recorded by whom."""
         return False
 
-    def _force_release(self) -> None:  # noqa: B027 - a lock that is never unsigned needs none
-        """Release the lock, which nobody has who is alive."""
+    def _force_release(self) -> None:  # noqa: B027 - a lock that always records its holder needs none
+        """Release the lock, which is taken, but by no process that is alive, and mark it as abandoned."""
 
     @abstractmethod
     def _set_state(self, parts: tuple[Any, ...]) -> None:
@@ -201,7 +202,7 @@ class BaseLock(ABC):
 
     def _register(self, identity: bytes | None = None, name: str | None = None) -> None:
         self._identity = identity or os.urandom(16)
-        self._is_part = self._is_pools = False
+        self._is_pools = False
         self._name = name
         registry[self._identity] = self
 
@@ -211,15 +212,10 @@ class BaseLock(ABC):
             return received, (self._identity, self._name)
         if self.only_by_fork:
             raise RuntimeError(
-                f"{self.label} was made for the start method 'fork' and cannot be given to a process "
+                f"{self.description} was made for the start method 'fork' and cannot be given to a process "
                 f"that starts by {popen.method!r}; make it with context={popen.method!r}"
             )
         return rebuilt, (type(self), self._identity, self._name, self._get_state())
-
-
-def title(lock: BaseLock) -> str:
-    """Return the name of *lock*, or what a message calls one that has none."""
-    return lock._name or lock.label
 
 
 def rebuilt(
@@ -229,8 +225,6 @@ def rebuilt(
     here = registry.get(identity)
     if isinstance(here, cls):
         return here
-    if any(isinstance(part, UninstalledLock) for part in parts):
-        return UninstalledLock(identity, name)
     lock = cls.__new__(cls)
     try:
         lock._set_state(parts)
@@ -274,7 +268,7 @@ class UninstalledLock:
         self.release()
 
     def __repr__(self) -> str:
-        return f"<absent lock {self._name!r}>" if self._name else "<absent lock, unnamed>"
+        return f"<uninstalled lock {self._name!r}>" if self._name else "<uninstalled lock, unnamed>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return received, (self._identity, self._name)

@@ -23,11 +23,6 @@ def every_lock() -> list[BaseLock]:
     return [lock for ref in registry.valuerefs() if (lock := ref()) is not None]
 
 
-def known_locks() -> list[BaseLock]:
-    """Return every lock alive in this process, but for those that are parts of another."""
-    return [lock for lock in every_lock() if not lock._is_part]
-
-
 def install_locks(named: Mapping[str, BaseLock], others: Iterable[BaseLock]) -> None:
     """Make *named* what ``current_lock`` finds in this process, and keep *others* for its tasks."""
     installed.clear()

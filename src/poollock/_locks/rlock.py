@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from multiprocessing.context import BaseContext
-from typing import Any, final
+from types import TracebackType
+from typing import final
 
 from poollock._backend.describe import describe
 from poollock._typing import override
 
-from .base import BaseLock
-from .lock import Lock
+from .lock import ExclusiveLock
+from .shared_semaphore import RECURSIVE, SharedSemaphore
+from .shared_words import SharedWords
 
 
 @final
-class RLock(BaseLock):
+class RLock(ExclusiveLock):
     """``multiprocessing.RLock`` that knows its holder and can be sent to workers in a task.
 
     Args:
@@ -26,43 +28,66 @@ class RLock(BaseLock):
         OSError: The system has no semaphore left, or no place for one.
     """
 
-    # Around a plain lock, which knows whether the running thread has it: in one step with taking
-    # it and giving it back, so that a signal handler may come anywhere in here and use the RLock.
-    __slots__ = ("_again", "_lock")
+    # The semaphore itself counts how often its thread has taken it.  `_again` is the same count, of
+    # what is done: if a signal handler raises in the middle, the two differ by one.
+    __slots__ = ("_again",)
 
-    _lock: BaseLock
-    _again: int  # how often the thread that has it has taken it again
+    _again: int | None  # how often this process has taken the lock again; None if it does not have it
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
-        self._set_state((Lock(context=context),))
-        self._register()
-
-    @classmethod
-    def _around(cls, lock: BaseLock) -> RLock:
-        """Return an RLock that takes *lock* the first time and gives it back the last."""
-        rlock = cls.__new__(cls)
-        rlock._set_state((lock,))
-        rlock._register()
-        return rlock
+        self._create_exclusive(context, RECURSIVE)
 
     @override
-    def _set_state(self, parts: tuple[Any, ...]) -> None:
-        (self._lock,) = parts
-        self._lock._is_part = True
-        self._again = 0
+    def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
+        super()._build(method, semaphore, shared)
+        self._again = None
 
     @override
-    def _get_state(self) -> tuple[Any, ...]:
-        return (self._lock,)
+    def __enter__(self) -> bool:
+        try:
+            if not self._take(False):  # noqa: FBT003 - a keyword takes longer
+                self._wait(self._take)
+            if self._again is None:
+                self._holder[...] = self._pid
+                self._again = 0
+            else:
+                self._again += 1
+        except BaseException:
+            self._release_uncounted()
+            raise
+        return True
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+        /,
+    ) -> None:
+        if self._again == 0:
+            self._again = None
+            self._holder[...] = 0
+        elif self._again:
+            self._again -= 1
+        return self._semlock.release()
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if self._lock._is_mine():
-            self._again += 1
-            return True
-        if not self._lock.acquire(block, timeout):
-            return False
-        self._again = 0  # in a forked child it is what its parent had
+        try:
+            if timeout is not None:
+                if not self._take(block, timeout):
+                    return False
+            elif not self._take(False) and not (block and self._wait(self._take)):  # noqa: FBT003 - as above
+                return False
+            if self._again is None:
+                self._holder[...] = self._pid
+                self._again = 0
+            else:
+                self._again += 1
+        except BaseException:
+            self._release_uncounted()
+            raise
         return True
 
     @override
@@ -73,56 +98,35 @@ class RLock(BaseLock):
             AssertionError: Another thread or process holds the lock, or nobody, as with
                 ``multiprocessing.RLock``.
         """
-        if not self._lock._is_mine():
-            raise AssertionError(f"{self.label} is not held by this thread of {describe()}: {self!r}")
+        if not self._semlock._is_mine():
+            raise AssertionError(f"{self.description} is not held by this thread of {describe()}: {self!r}")
         if self._again:
             self._again -= 1
         else:
-            self._lock.release()
+            self._again = None
+            self._holder[...] = 0
+        return self._semlock.release()
 
-    @override
-    def _is_mine(self) -> bool:
-        return self._lock._is_mine()
-
-    @override
-    def _is_held_here(self) -> bool:
-        return self._lock._is_held_here()
+    def _release_uncounted(self) -> None:
+        """Release what this thread has taken once too often: a signal handler has raised."""
+        taken = 0 if self._again is None else self._again + 1
+        if self._semlock._is_mine() and self._semlock._count() > taken:
+            if not taken:
+                self._holder[...] = 0
+            self._semlock.release()
 
     @override
     def _release_if_held(self) -> bool:
-        return self._lock._release_if_held()
+        self._release_uncounted()
+        if not self._may_release():
+            return False
+        self._again = None
+        self._semlock._after_fork()  # it has no other method that forgets what was taken
+        self._holder[...] = 0
+        self._plain.release()
+        return True
 
     @override
-    def _recover(self, pid: int) -> bool:
-        return self._lock._recover(pid)
-
-    @override
-    def _is_unrecorded(self) -> bool:
-        return self._lock._is_unrecorded()
-
-    @override
-    def _force_release(self) -> None:
-        self._lock._force_release()
-
-    @override
-    def locked(self) -> bool:
-        return self._lock.locked()
-
-    @property
-    @override
-    def holders(self) -> tuple[int, ...]:
-        return self._lock.holders
-
-    @property
-    @override
-    def abandoned(self) -> bool:
-        return self._lock.abandoned
-
-    @override
-    def mark_consistent(self) -> None:
-        self._lock.mark_consistent()
-
-    @property
-    @override
-    def only_by_fork(self) -> bool:
-        return self._lock.only_by_fork
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._again = None

@@ -1,39 +1,26 @@
-"""Semaphore: as many places as it has, so many words that say who is in one."""
+"""Semaphore, which as many may have at once as it has places."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from functools import partial
-from itertools import compress, starmap
+import sys
+import threading
+from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from threading import get_ident
+from types import TracebackType
 from typing import Any, final
 
-from poollock._backend.context import resolve_context
-from poollock._backend.process import other_threads
 from poollock._checks import check_size
 from poollock._typing import override
 
-from .lock import ABANDONED, HOLDER, Lock, SemaphoreLock, in_one_step, wait_for
-from .shared_words import shared_words
+from .holder_table import SIZE, HolderTable
+from .semaphore_lock import ABANDONED, SemaphoreLock
+from .shared_semaphore import MAXVALUE, PLAIN, SharedSemaphore
+from .shared_words import SharedWords
 
-_PATIENCE = 5.0  # seconds to wait for the right to write the words
-_MOMENT = 0.1  # seconds, if who has it may be dead
 
-
-class _Place:
-    """One that this process has taken.
-
-    Attributes:
-        word: What the word that says so holds, a pid; 0 if there is none.
-        kept: Whether the acquire that took it is done.
-    """
-
-    __slots__ = ("kept", "word")
-
-    def __init__(self, word: int = 0) -> None:
-        self.kept, self.word = False, word
+def _no() -> bool:
+    return False
 
 
 @final
@@ -47,34 +34,39 @@ class Semaphore(SemaphoreLock):
 
     Raises:
         TypeError: *value* is no int, or *context* is neither a context nor a name.
-        ValueError: *value* is negative.
+        ValueError: *value* is negative, or this platform has no such start method.
+        OSError: The system has no semaphore left, or no place for one.
     """
 
-    __slots__ = ("_claims", "_late", "_takers", "_value")
+    # The main thread, where signal handlers run and the tasks of a pool, has a view of the semaphore
+    # to itself.  If a handler raises in the middle, what that view has counted differs from what the
+    # main thread has recorded, and it can be told what was done.  To record is one step, in which
+    # nothing is called: no other thread and no signal handler runs in between.
+    __slots__ = ("_in_main_thread", "_table", "_value")
 
-    _claims: Lock
-    _late: deque[_Place]  # whose words are to be brought up to date, the oldest first
-    _takers: dict[_Place, int]  # of the places that this process has, the threads that took them
+    _in_main_thread: Callable[[], bool]  # False also if this process has no row in the table yet
+    _table: HolderTable
     _value: int
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
-        ctx = resolve_context(context)
-        value = check_size("value", value)
-        raw = ctx.Semaphore(value)
-        self._set_state((ctx.get_start_method(), raw, shared_words(value + 1), Lock(context=ctx), value))
-        self._register()
+        check_size("value", value)
+        self._value = value
+        self._create(context, PLAIN, value, MAXVALUE, SIZE)
+
+    @override
+    def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
+        super()._build(method, semaphore, shared)
+        self._table = HolderTable(shared)
+        self._in_main_thread = _no
 
     @override
     def _set_state(self, parts: tuple[Any, ...]) -> None:
-        *semaphore, self._claims, self._value = parts
-        self._claims._is_part = True
-        self._late = deque()
-        self._takers = {}
-        super()._set_state(tuple(semaphore))
+        *common, self._value = parts
+        super()._set_state(tuple(common))
 
     @override
     def _get_state(self) -> tuple[Any, ...]:
-        return *super()._get_state(), self._claims, self._value
+        return *super()._get_state(), self._value
 
     @property
     def value(self) -> int:
@@ -82,162 +74,179 @@ class Semaphore(SemaphoreLock):
         return self._value
 
     def get_value(self) -> int:
-        """Return how many more can take the semaphore now (not implemented on macOS)."""
-        return int(self._semaphore._get_value())
+        """Return how many more can take the semaphore now."""
+        try:
+            return self._semlock._get_value()
+        except NotImplementedError:  # macOS
+            return max(0, self._value + self._table.added() - self._table.taken())
+
+    @override
+    def __enter__(self) -> bool:
+        if not self._in_main_thread() and not self._prepare():
+            return self._acquire_in_thread(True, None)  # noqa: FBT003 - as acquire's parameters
+        try:
+            if not self._take(False):  # noqa: FBT003 - a keyword takes longer
+                self._wait(self._take)
+            table = self._table
+            table.main_places = table.main_word[...] = table.main_places + 1
+        except BaseException:
+            self._release_unrecorded()
+            raise
+        return True
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+        /,
+    ) -> None:
+        if not self._in_main_thread():
+            return self._release_elsewhere()
+        table = self._table
+        if not table.main_places:
+            return self._release_elsewhere()
+        table.main_places = table.main_word[...] = table.main_places - 1
+        return self._semlock.release()
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        self._drop_released_elsewhere()
-        place, took = _Place(), list[int]()
-
-        def take(block: bool, timeout: float | None) -> bool:  # noqa: FBT001 - multiprocessing's
-            taken = compress([(place, get_ident())], map(self._semaphore.acquire, [block], [timeout]))
-            took.extend(starmap(self._takers.setdefault, taken))  # in one step
-            return bool(took)
-
+        if not self._in_main_thread() and not self._prepare():
+            return self._acquire_in_thread(block, timeout)
         try:
-            if block and timeout is None:
-                wait_for(take, self._words)
-            elif not take(block, timeout):
+            if timeout is not None:
+                if not self._take(block, timeout):
+                    return False
+            elif not self._take(False) and not (block and self._wait(self._take)):  # noqa: FBT003 - as above
                 return False
-            self._write(place)
-            place.kept = True
-        except BaseException:  # of a signal handler, say: how far has it come?
-            if took and not self._release(place):  # so another has given it back
-                self._write()
+            table = self._table
+            table.main_places = table.main_word[...] = table.main_places + 1
+        except BaseException:
+            self._release_unrecorded()
             raise
         return True
 
     @override
     def release(self) -> None:
         """Give one place back; as in multiprocessing, whoever calls this."""
-        me = get_ident()
+        if not self._in_main_thread():
+            return self._release_elsewhere()
+        table = self._table
+        if not table.main_places:
+            return self._release_elsewhere()
+        table.main_places = table.main_word[...] = table.main_places - 1
+        return self._semlock.release()
 
-        def later(taker: tuple[_Place, int]) -> tuple[bool, bool]:
-            place, thread = taker
-            return not place.kept, thread != me  # an acquire that is interrupted may give its own back itself
+    def _prepare(self) -> bool:
+        """Get ready for the first use in this process, or in its main thread; return whether it is that."""
+        if self._in_main_thread is _no:
+            self._table.claim(self._pid)
+            self._in_main_thread = _main_thread._is_owned
+        if threading.get_ident() != threading.main_thread().ident:
+            return False
+        _main_thread.acquire(blocking=False)
+        return True
 
-        last_first = [*self._takers.copy().items()][::-1]
-        if any(map(self._release, [place for place, _ in sorted(last_first, key=later)])):
-            return
-        others = [pid for pid in self.holders if pid != os.getpid()]
-        another = _Place((*others, os.getpid())[0])  # another process has taken it
-        self._release(another, {another: me})  # it is in no list where another thread would find it
+    def _acquire_in_thread(self, block: bool, timeout: float | None) -> bool:  # noqa: FBT001 - acquire's
+        take = self._plain.acquire
+        if timeout is not None:
+            if not take(block, timeout):
+                return False
+        elif not take(False) and not (block and self._wait(take)):  # noqa: FBT003 - it takes no keyword for it
+            return False
+        table = self._table
+        table.thread_places = table.thread_word[...] = table.thread_places + 1
+        return True
 
-    def _release(self, place: _Place, takers: dict[_Place, int] | None = None) -> bool:
-        """Give *place* back, unless another thread does; return whether this one did."""
-        takers = self._takers if takers is None else takers
-        taken = list[int | None]()
-        try:
-            taken.extend(map(takers.pop, [place], [None]))  # in one step
-            self._leave(place, taken)
-        except BaseException:  # as above; the rest is done all the same
-            self._leave(place, taken)
-            raise
-        return taken != [None]
+    def _release_elsewhere(self) -> None:
+        """Release a place in another thread than the main one, or a place that the main thread has not."""
+        self._prepare()
+        table = self._table
+        if table.thread_places:
+            table.thread_places = table.thread_word[...] = table.thread_places - 1
+        elif table.main_places:
+            table.main_places = table.main_word[...] = table.main_places - 1
+            return self._semlock.release()
+        else:
+            table.release_anothers()
+        return self._plain.release()
 
-    def _leave(self, place: _Place, taken: list[int | None]) -> None:
-        if taken and taken[-1] is not None:
-            self._write(place)
-            in_one_step(self._semaphore.release, partial(taken.append, None))
-
-    def _drop_released_elsewhere(self) -> None:
-        """Forget places that another process has given back, the oldest first.
-
-        Other threads go on meanwhile: only places that are signed all the time are compared.
-        """
-        before = {place for place in [*self._takers] if place.word and place.kept}
-        if not before:
-            return
-        words = self._signed()
-        stayed = [place for place in [*self._takers] if place.word and place in before]
-        for gone in stayed[: max(0, len(stayed) - words)]:
-            self._takers.pop(gone, None)
-
-    def _signed(self) -> int:
-        return self._words.tolist()[HOLDER:].count(os.getpid())
+    def _release_unrecorded(self) -> None:
+        """Release what the main thread has taken and not recorded: a signal handler has raised."""
+        if self._semlock._count() > self._table.main_places:
+            self._semlock.release()
+        self._table.main_word[...] = self._table.main_places
 
     @override
     def _release_if_held(self) -> bool:
-        others = other_threads()
-        left = [place for place, taker in self._takers.copy().items() if taker not in others]
-        self._write()
-        left = left[: self._signed()]  # another process may have given some back
-        for place in left:
-            self._release(place)
-        return bool(left)
+        self._release_unrecorded()
+        table, alone = self._table, threading.active_count() == 1
+        places = table.main_places + (table.thread_places if alone else 0)
+        if not places:
+            return False
+        held = max(0, places - table.missing(self._pid))
+        for _ in range(held):
+            self.release()
+        if held < places:  # another process has released the others
+            self._semlock._after_fork()  # it has no other method that forgets what was taken
+            table.settle(threads=alone)
+        return held > 0
+
+    @override
+    def _recover(self, pid: int) -> bool:
+        places = self._table.recover(pid)
+        for _ in range(places):
+            self._force_release_one()
+        return places > 0
+
+    def _unrecorded(self) -> int:
+        try:
+            free = self._semlock._get_value()
+        except NotImplementedError:  # macOS
+            free = 0 if self.locked() else self._value
+        return max(0, self._value + self._table.added() - free - self._table.taken())
+
+    @override
+    def _is_unrecorded(self) -> bool:
+        return self._unrecorded() > 0
+
+    @override
+    def _force_release(self) -> None:
+        for _ in range(self._unrecorded()):
+            self._force_release_one()
+
+    def _force_release_one(self) -> None:
+        self._words[ABANDONED] = 1
+        self._plain.release()
+
+    @property
+    @override
+    def holders(self) -> tuple[int, ...]:
+        return tuple(pid for pid, places in self._table.holders().items() for _ in range(places))
+
+    @override
+    def locked(self) -> bool:
+        # Except on Linux, asking a semaphore takes it for a moment.
+        if sys.platform != "linux" and self._table.taken() >= self._value + self._table.added():
+            return True
+        return super().locked()
 
     @override
     def _after_fork(self) -> None:
         super()._after_fork()
-        for place in {*self._takers, *self._late}:
-            place.word = 0  # it is the parent's
-        self._takers = {}
-
-    @override
-    def _recover(self, pid: int) -> bool:
-        self._claims._recover(pid)
-        claimed = self._claims.acquire(timeout=_MOMENT)  # in vain if they are lost themselves
-        try:
-            places = [place for place, holder in enumerate(self._words) if place >= HOLDER and holder == pid]
-            for place in places:
-                self._words[ABANDONED] = 1
-                self._words[place] = 0
-                self._semaphore.release()
-        finally:
-            if claimed:
-                self._claims.release()
-        self._write()
-        return bool(places)
-
-    def _lost(self) -> int:
-        try:
-            free = self.get_value()
-        except NotImplementedError:  # macOS
-            free = 0 if self.locked() else self._value
-        return max(0, self._value - free - len(self.holders))
-
-    @override
-    def _is_unrecorded(self) -> bool:
-        return self._claims._is_unrecorded() or self._lost() > 0
-
-    @override
-    def _force_release(self) -> None:
-        self._words[ABANDONED] = 1
-        if self._claims._is_unrecorded():
-            self._claims._force_release()
-            return  # who waits for them may have a place, and will sign for it
-        for _ in range(self._lost()):
-            self._semaphore.release()
-
-    def _write(self, *places: _Place) -> None:
-        """Bring the words of *places* up to date, and those that could not be until now."""
-        self._late.extend(places)
-        while self._late and not self._claims._is_mine():  # else this is a signal handler in the middle of it
-            try:
-                if not self._claims.acquire(timeout=_PATIENCE):
-                    return  # the words only say who holds it
-                while self._late:
-                    self._update(self._late[0])
-                    self._late.popleft()
-                if self._claims._is_mine():  # else this process was forked in the middle of it
-                    self._claims.release()
-            except BaseException:
-                if self._claims._is_mine():
-                    self._claims.release()
-                raise
-
-    def _update(self, place: _Place) -> None:
-        old, new = place.word, os.getpid() if place in self._takers else 0
-        if old == new:
-            return
-        holders = self._words.tolist()[HOLDER:]
-        if old and old not in holders:  # given back by another than who took it
-            old = next(filter(None, holders), old)
-        if old in holders:  # released more often than taken, there are more holders than words
-            write = partial(self._words.__setitem__, HOLDER + holders.index(old), new)
-            in_one_step(write, partial(setattr, place, "word", new))
+        self._table.forget()
+        self._in_main_thread = _no
 
     @override
     def _state(self) -> str:
         return f"{super()._state()}, {self._value} at most"
+
+
+# The main thread owns this once it has used a Semaphore.  Asking who owns it takes half of the time that
+# get_ident() takes.
+_main_thread: Any = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=_main_thread._at_fork_reinit
+    )  # another thread may be the main one there

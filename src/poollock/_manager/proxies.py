@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 from poollock._backend.describe import describe
 from poollock._backend.process import other_threads
@@ -106,7 +106,7 @@ class _Proxy(BaseLock):
         # Its cause goes without its frames, where pickle's buffer is: in a cycle of the user's, that
         # crashes CPython 3.12.1 when it is collected.
         return ManagerDiedError(
-            f"{self.label} cannot be reached from {describe()}: its manager process has ended "
+            f"{self.description} cannot be reached from {describe()}: its manager process has ended "
             f"({type(error).__name__}: {error}). It ends with its pool"
         )
 
@@ -155,6 +155,14 @@ class _Proxy(BaseLock):
             raise
         grant.connections.checkin(grant.connection)
         return True
+
+    @property
+    def _semlock(self) -> NoReturn:
+        """What a ``multiprocessing.Condition`` would use."""
+        raise TypeError(
+            f"{self.description} is in a manager process, where a multiprocessing.Condition cannot use it: "
+            "give that a Lock or an RLock of poollock or of multiprocessing"
+        )
 
     def _served_state(self) -> tuple[int, bool, tuple[int, ...]]:
         free, abandoned, *holders = map(int, self._call(b"state").split())
@@ -254,7 +262,7 @@ class ManagerRLock(_Proxy):
         """
         grant = self._own_grant()
         if grant is None:
-            raise AssertionError(f"{self.label} is not held by this thread of {describe()}: {self!r}")
+            raise AssertionError(f"{self.description} is not held by this thread of {describe()}: {self!r}")
         if grant.depth > 1:
             grant.depth -= 1
         else:

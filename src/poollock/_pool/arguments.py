@@ -12,7 +12,7 @@ from typing import Any
 from weakref import ref
 
 from poollock._locks.base import BaseLock
-from poollock._locks.registry import known_locks
+from poollock._locks.registry import every_lock
 from poollock._supervisor.failures import main_module_missing
 from poollock._worker.main import InitArgs
 
@@ -115,7 +115,7 @@ class InitArgsMaker:
         initargs: tuple[Any, ...],
     ) -> None:
         self._locks = locks
-        self._others = [_reference(lock) for lock in known_locks() if can_reach(lock, ctx)]
+        self._others = [_reference(lock) for lock in every_lock() if can_reach(lock, ctx)]
         self._initializer = initializer, initargs
 
     def __call__(self) -> InitArgs:

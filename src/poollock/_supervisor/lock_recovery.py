@@ -7,8 +7,8 @@ from contextlib import suppress
 from multiprocessing import active_children, parent_process
 
 from poollock._errors import PoolLockError
-from poollock._locks.base import BaseLock, title
-from poollock._locks.registry import known_locks
+from poollock._locks.base import BaseLock
+from poollock._locks.registry import every_lock
 
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
@@ -50,11 +50,11 @@ class LockRecovery:
     def recover(self, pid: int) -> tuple[str, ...]:
         """Free what the process *pid*, which has died, held; return the descriptions of these locks."""
         held: list[str] = []
-        for lock in {*self._locks, *known_locks()}:
+        for lock in {*self._locks, *every_lock()}:
             # The manager may have ended, and then there is no lock to free; or another thread frees this one.
             with suppress(PoolLockError, OSError, ValueError):
                 if lock._recover(pid):
-                    held.append(title(lock))
+                    held.append(lock.name or lock.description)
                 if lock._is_unrecorded():
                     self._suspects.setdefault(lock, (0.0, 0))
         return tuple(sorted(held))
@@ -62,10 +62,10 @@ class LockRecovery:
     def held_by(self, pid: int) -> tuple[str, ...]:
         """Return the descriptions of the locks that the process *pid*, which lives, holds now."""
         held: list[str] = []
-        for lock in {*self._locks, *known_locks()}:
+        for lock in {*self._locks, *every_lock()}:
             with suppress(PoolLockError, OSError):
                 if pid in lock.holders:
-                    held.append(title(lock))
+                    held.append(lock.name or lock.description)
         return tuple(sorted(held))
 
     @property

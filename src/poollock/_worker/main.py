@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from poollock._backend.signals import ignore_sigint, reset_sigterm, unblock_sigint
 from poollock._locks import waiting
-from poollock._locks.base import BaseLock, title
+from poollock._locks.base import BaseLock
 from poollock._locks.registry import install_locks
 from poollock._locks.shared_words import SharedWords
 
@@ -109,4 +109,4 @@ def _run(payload: memoryview, locks: Iterable[BaseLock]) -> bytes:
 
 def _release_held(locks: Iterable[BaseLock]) -> list[str]:
     """Release what a task has left held; return the descriptions of these locks."""
-    return [title(lock) for lock in locks if lock._release_if_held()]
+    return [lock.name or lock.description for lock in locks if lock._release_if_held()]

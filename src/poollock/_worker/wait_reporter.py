@@ -35,7 +35,7 @@ class WaitReporter:
         """Tell the pool that the running task waits for *lock*."""
         self._number += 1
         self._words[WAIT] = self._number
-        message = dump((self._number, lock._identity, lock.label))
+        message = dump((self._number, lock._identity, lock.description))
         with all_signals_blocked():  # a handler that raises in the middle would leave half a message
             self._connection.send(message, MESSAGE)
 

@@ -1,0 +1,54 @@
+"""CPython's own tests of multiprocessing's locks, with those of poollock in their place."""
+
+from __future__ import annotations
+
+import multiprocessing
+import unittest
+from typing import Any
+
+import pytest
+
+import poollock
+from helpers import METHODS
+
+standard: Any = pytest.importorskip("test._test_multiprocessing", reason="this Python has no test package")
+
+TESTS = ("_TestLock", "_TestSemaphore", "_TestCondition")
+
+
+def with_our_locks(name: str, method: str) -> type[unittest.TestCase]:
+    base: Any = getattr(standard, name)
+    context: Any = multiprocessing.get_context(method)
+
+    class Test(base):  # type: ignore[misc] # it is known at run time
+        TYPE = "processes"
+
+        @classmethod
+        def setUpClass(cls) -> None:
+            cls.before = multiprocessing.get_start_method(allow_none=True)
+            multiprocessing.set_start_method(method, force=True)
+
+        @classmethod
+        def tearDownClass(cls) -> None:
+            multiprocessing.set_start_method(cls.before, force=True)
+
+        # The text of a lock is another one.
+        test_repr_lock = test_repr_rlock = None
+
+        Lock = staticmethod(poollock.Lock)
+        RLock = staticmethod(poollock.RLock)
+        Semaphore = staticmethod(poollock.Semaphore)
+        BoundedSemaphore = staticmethod(context.BoundedSemaphore)
+        Condition = staticmethod(lambda lock=None: context.Condition(lock or poollock.RLock()))
+        Event = staticmethod(context.Event)
+        Process = staticmethod(context.Process)
+        Value = staticmethod(context.Value)
+
+    Test.__name__ = Test.__qualname__ = f"{name.strip('_')}_{method}"
+    Test.__module__ = __name__
+    return type(Test.__name__, (Test, unittest.TestCase), {"__module__": __name__})
+
+
+globals().update(
+    {test.__name__: test for test in [with_our_locks(name, method) for method in METHODS for name in TESTS]}
+)
