@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import reprlib
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
+from contextlib import nullcontext
 from functools import partial
 from itertools import takewhile
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from poollock._locks.base import BaseLock
+from poollock._worker.pickling_errors import function_name
 
 _T = TypeVar("_T")
 
 # inspect.signature takes 10 µs or more: each function is asked once whether it wants a lock.
 _required: weakref.WeakKeyDictionary[FunctionType, frozenset[str]] = weakref.WeakKeyDictionary()
+# Functions whose first call was checked for something else in the place of a lock.
+_checked: weakref.WeakSet[FunctionType] = weakref.WeakSet()
+_UNKNOWN = object()  # an item that was not looked at
 
 
 def asks_for(func: Callable[..., Any], names: Iterable[str]) -> bool:
@@ -25,8 +32,8 @@ def asks_for(func: Callable[..., Any], names: Iterable[str]) -> bool:
 def bind_locks(
     func: Callable[..., _T],
     locks: Mapping[str, BaseLock],
-    count: int,
-    keywords: Iterable[str] = (),
+    args: tuple[Any, ...],
+    kwds: Mapping[str, Any] = {},
 ) -> Callable[..., _T]:
     """Return *func* with the locks bound that a call would leave unfilled.
 
@@ -36,8 +43,11 @@ def bind_locks(
     Args:
         func: The task function.
         locks: The pool's locks by name.
-        count: How many positional arguments the call has.
-        keywords: The names of its keyword arguments.
+        args: The positional arguments of the call.
+        kwds: Its keyword arguments.
+
+    Warns:
+        RuntimeWarning: The call works as it is, and what it gives to a parameter called like a lock is none.
 
     Raises:
         TypeError: *func* asks for a lock at a place where ``partial`` cannot put it.
@@ -50,12 +60,12 @@ def bind_locks(
     by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
     by_name = (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
     signature = inspect.signature(func)
-    args, kwds = (None,) * count, dict.fromkeys(keywords)
     try:
-        signature.bind(*args, **kwds)
+        bound = signature.bind(*args, **kwds)
     except TypeError as error:
         reason = str(error)
     else:
+        _warn_of_other_values(func, signature, {name: bound.arguments.get(name) for name in locks})
         return func
     wanted = [
         parameter
@@ -74,11 +84,11 @@ def bind_locks(
                 reason = str(error)
             continue
         return partial(func, *(locks[p.name] for p in first), **{name: locks[name] for name in later})
-    name = getattr(func, "__qualname__", repr(func))
+    names = ", ".join(map(repr, locks))
     hint = "" if len(leading) == len(wanted) else ". Put the lock parameters first, or make them keyword-only"
     raise TypeError(
-        f"the pool cannot pass its locks to {name}{signature}, called with {count} positional "
-        f"argument{'' if count == 1 else 's'}: {reason}{hint}"
+        f"the pool cannot pass its locks ({names}) to {function_name(func)}{signature}, called with {len(args)} "
+        f"positional argument{'' if len(args) == 1 else 's'}: {reason}{hint}"
     )
 
 
@@ -89,12 +99,60 @@ def bind_star(
     if not asks_for(func, locks):
         return func, iterable
     calls = [args if isinstance(args, Sized) else tuple(args) for args in iterable]
-    shortest = min(map(len, calls), default=0)  # the call that leaves the most to be filled
-    return (bind_locks(func, locks, shortest) if calls else func), calls
+    if not calls:
+        return func, calls
+    shortest = min(calls, key=len)  # the call that leaves the most to be filled
+    return bind_locks(func, locks, tuple(shortest)), calls
+
+
+def bind_map(
+    func: Callable[..., _T], iterable: Iterable[Any], locks: Mapping[str, BaseLock]
+) -> Callable[..., _T]:
+    """Return *func* as ``bind_locks`` does for the calls of a ``map``, each with one item."""
+    if not asks_for(func, locks):
+        return func
+    # No item is taken out of an iterator for this: it might block.
+    first = iterable[:1] if isinstance(iterable, (list, tuple, range)) else ()
+    return bind_locks(func, locks, tuple(first) or (_UNKNOWN,))
+
+
+def _warn_of_other_values(func: Callable[..., Any], signature: Any, values: Mapping[str, Any]) -> None:
+    """Warn, once for each function, if a required lock parameter is given something else.
+
+    Args:
+        func: The task function.
+        signature: Its signature.
+        values: What the call gives to each of the parameters.
+    """
+    function = _function_of(func)
+    if isinstance(function, FunctionType):
+        if function in _checked:
+            return
+        _checked.add(function)
+    for name, value in values.items():
+        parameter = signature.parameters.get(name)
+        if parameter is None or parameter.default is not parameter.empty or value is _UNKNOWN:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if hasattr(value, "acquire") or isinstance(value, nullcontext):
+            continue
+        warnings.warn(
+            f"the call gives {reprlib.repr(value)} to the parameter {name!r} of "
+            f"{function_name(func)}{signature}, which is called like a lock of the pool: it is no lock, and "
+            "the pool fills only what a call leaves out. Make the parameter keyword-only, (..., *, "
+            f"{name}), or call it otherwise",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _function_of(func: Any) -> Any:
+    return func.__func__ if isinstance(func, MethodType) else func
 
 
 def _required_parameters(func: Callable[..., Any]) -> frozenset[str]:
-    function = func.__func__ if isinstance(func, MethodType) else func
+    function = _function_of(func)
     if not isinstance(function, FunctionType):
         return _read_required_parameters(func)
     required = _required.get(function)

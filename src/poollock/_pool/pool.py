@@ -33,7 +33,7 @@ from .arguments import (
     check_main_module,
     cpu_count,
 )
-from .binding import bind_locks, bind_star
+from .binding import bind_locks, bind_map, bind_star
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -211,7 +211,7 @@ class LockedPool(multiprocessing.pool.Pool):
         """
         self._check_running()
         args = tuple(args)
-        func = bind_locks(func, self._locks, len(args), kwds)
+        func = bind_locks(func, self._locks, args, kwds)
         result = results.ApplyResult(callback, error_callback)
         self._supervisor.submit(Job(CALL, func, [args], result, kwds=kwds), self)
         return result
@@ -303,7 +303,7 @@ class LockedPool(multiprocessing.pool.Pool):
             ValueError: The pool is closed, or *chunksize* is below 1.
         """
         self._check_running()
-        func = bind_locks(func, self._locks, 1)
+        func = bind_map(func, iterable, self._locks)
         return self._map(MAP, func, iterable, chunksize, results.MapResult(callback, error_callback))
 
     @overload
@@ -362,7 +362,7 @@ class LockedPool(multiprocessing.pool.Pool):
             ValueError: The pool is closed, *chunksize* is below 1, or *buffersize* below that.
         """
         self._check_running()
-        func = bind_locks(func, self._locks, 1)
+        func = bind_map(func, iterable, self._locks)
         return self._imap(results.ResultIterator, func, iterable, chunksize, buffersize)
 
     @overload
@@ -421,7 +421,7 @@ class LockedPool(multiprocessing.pool.Pool):
             ValueError: The pool is closed, *chunksize* is below 1, or *buffersize* below that.
         """
         self._check_running()
-        func = bind_locks(func, self._locks, 1)
+        func = bind_map(func, iterable, self._locks)
         return self._imap(results.UnorderedResultIterator, func, iterable, chunksize, buffersize)
 
     @override
@@ -508,7 +508,7 @@ class LockedPool(multiprocessing.pool.Pool):
             ValueError: The pool is closed.
         """
         self._check_running()
-        fn = bind_locks(fn, self._locks, len(args), kwargs)
+        fn = bind_locks(fn, self._locks, args, kwargs)
         future: Future[_T] = self._supervisor.submit_call(fn, args, kwargs, self)
         return future
 

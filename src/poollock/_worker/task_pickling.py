@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
 from poollock._backend.describe import describe
 
+from .call_errors import explain_call
 from .framing import dump
 from .pickling_errors import function_name, rebuilt_error
 
@@ -52,11 +54,17 @@ def run_task(data: memoryview) -> Any:
             )
         raise rebuilt_error(error, message, pickle.UnpicklingError) from error
     data.release()  # or a large argument would be in memory twice
-    if how == MAP:
-        return [func(item) for item in args]
-    if how == STARMAP:
-        return [func(*item) for item in args]
-    return func(*args, **kwds[0]) if kwds else func(*args)
+    try:
+        if how == MAP:
+            return [func(item) for item in args]
+        if how == STARMAP:
+            return [func(*item) for item in args]
+        return func(*args, **kwds[0]) if kwds else func(*args)
+    except TypeError as error:
+        calls = [(item,) for item in args] if how == MAP else args if how == STARMAP else [args]
+        with suppress(Exception):  # whatever the user's objects do when they are looked at
+            explain_call(error, func, calls, *kwds or [{}])
+        raise
 
 
 def _check_method(func: Any) -> None:
