@@ -29,6 +29,23 @@ class ProcessStartError(Exception):
         self.code = code
 
 
+def check_descriptors(count: int) -> None:
+    """Raise if this process cannot open *count* more file descriptors now.
+
+    Raises:
+        OSError: There are too few.
+    """
+    if sys.platform == "win32":  # processes and pipes are no file descriptors there
+        return
+    opened: list[int] = []
+    try:
+        opened.append(os.open(os.devnull, os.O_RDONLY))
+        opened.extend(os.dup(opened[0]) for _ in range(1, count))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 def exit_code(process: Any) -> int | None:
     """Return the exit code of *process*, which has ended; None if somebody else has read it."""
     deadline = monotonic() + (_REAPED_TIMEOUT if _is_reaped(process) else _EXIT_CODE_TIMEOUT)

@@ -85,10 +85,11 @@ def bind_locks(
             continue
         return partial(func, *(locks[p.name] for p in first), **{name: locks[name] for name in later})
     names = ", ".join(map(repr, locks))
+    call = f"{len(args)} positional argument{'' if len(args) == 1 else 's'}"
     hint = "" if len(leading) == len(wanted) else ". Put the lock parameters first, or make them keyword-only"
     raise TypeError(
-        f"the pool cannot pass its locks ({names}) to {function_name(func)}{signature}, called with {len(args)} "
-        f"positional argument{'' if len(args) == 1 else 's'}: {reason}{hint}"
+        f"the pool cannot pass its locks ({names}) to {function_name(func)}{signature}, called with {call}: "
+        f"{reason}{hint}"
     )
 
 

@@ -7,7 +7,7 @@ from multiprocessing.context import BaseContext
 from threading import Thread, current_thread
 from typing import Any
 
-from poollock._backend.process import ProcessStartError
+from poollock._backend.process import ProcessStartError, check_descriptors
 from poollock._backend.signals import signals_blocked
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
@@ -18,6 +18,9 @@ from .event_loop import EventLoop
 from .jobs import Job
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
+
+_DESCRIPTORS = 3  # that the pool's process has open for each worker: a socket, and two of multiprocessing
+_SPARE_DESCRIPTORS = 3  # for what is opened in passing, such as a module that is imported
 
 
 class Supervisor:
@@ -53,6 +56,7 @@ class Supervisor:
         self.pending = event_loop.pending
         workers: list[WorkerHandle] = []
         try:
+            _check_descriptors(size)
             with signals_blocked(ctx):
                 workers, error = starter.start_missing()
             if isinstance(error, ProcessStartError):
@@ -121,6 +125,14 @@ class Supervisor:
         """Wait for the end, unless this is called by one of its own threads."""
         if current_thread() not in self._threads:
             self._results.join()
+
+
+def _check_descriptors(size: int) -> None:
+    try:
+        check_descriptors(_DESCRIPTORS * size + _SPARE_DESCRIPTORS)
+    except OSError as error:
+        text = f"{error.strerror}: {size} workers take {_DESCRIPTORS} each; see `ulimit -n`"
+        raise OSError(error.errno, text) from error
 
 
 def _make_thread(target: Callable[..., None], name: str, *args: Any) -> Thread:

@@ -77,7 +77,7 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
             del outcome  # or it would be in memory until the next one is there
             if count == maxtasks:
                 return
-    except BrokenPipeError:  # the pool has ended
+    except ConnectionError:  # the pool has ended
         return
 
 
