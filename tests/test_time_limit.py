@@ -35,10 +35,14 @@ def sleep():
     (HERE / "pids" / str(process.pid)).touch()
     return process
 
-@pytest.mark.timeout(1)
+@pytest.mark.timeout(2)
 def test_program():
-    with sleep():
-        raise ValueError("the block waits for the program all the same")
+    process = sleep()
+    try:
+        time.sleep(600)
+    finally:
+        process.wait()
+        (HERE / "cleaned up").touch()
 
 @pytest.mark.timeout(4)
 def test_worker_of_the_modules_pool(pool):
@@ -82,6 +86,7 @@ def test_time_limit_ends_what_the_test_started(tmp_path: Path) -> None:
         check=False,
     )
     assert "4 failed, 2 passed in " in done.stdout, done.stdout
+    assert (tmp_path / "cleaned up").exists()  # before a second signal came
     pids = [path.name for path in (tmp_path / "pids").iterdir()]
     pids += [(tmp_path / name).read_text() for name in ("holds", "stays")]
     assert len(pids) == 4
