@@ -7,7 +7,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from ._locks.base import BaseLock
-from ._pool.pool import LockedPool
+from ._pool.pool import LockedPool, LockNames
 from ._typing import override
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def locked_pool(
     initargs: Iterable[Any] = (),
     maxtasksperchild: int | None = None,
     *,
-    locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+    locks: LockNames | Mapping[str, BaseLock] | None = None,
     context: BaseContext | str | None = None,
     task_timeout: float | None = None,
 ) -> LockedPool:
@@ -85,7 +85,7 @@ def manager_locked_pool(
     initargs: Iterable[Any] = (),
     maxtasksperchild: int | None = None,
     *,
-    locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+    locks: LockNames | Mapping[str, BaseLock] | None = None,
     context: BaseContext | str | None = None,
     task_timeout: float | None = None,
 ) -> LockedPool:

@@ -7,6 +7,7 @@ A comment expects an error of each of them: if one finds none there, it says so.
 
 from __future__ import annotations
 
+import multiprocessing
 from functools import partial
 from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
 
@@ -40,6 +41,10 @@ def keywords(x: int, *, api: Semaphore, log: Lock) -> str:
 
 
 def trailing(x: int, lock: BaseLock) -> str:
+    return str(x)
+
+
+def trailing_lock(x: int, lock: Lock) -> str:
     return str(x)
 
 
@@ -107,4 +112,15 @@ def makers() -> None:
     locked_pool("2")  # type: ignore[arg-type]
     with locked_pool() as pool:
         assert_type(pool, LockedPool)
-        assert_type(pool.lock, BaseLock)
+
+
+def locks_of_a_pool(pool: LockedPool) -> None:
+    """Which kind of lock a pool has is not known: a function may ask for any."""
+    pool.map(partial(trailing, lock=pool.lock), [1])
+    pool.map(partial(trailing_lock, lock=pool.lock), [1])
+    pool.map(partial(keywords, api=pool.locks["api"], log=pool.locks["log"]), [1])
+    locked_pool(locks=("a", "b"))
+    locked_pool(locks={"a", "b"})
+    locked_pool(locks={"a": Lock(), "b": Semaphore(2)})
+    locked_pool(locks={"a": multiprocessing.Lock()})  # type: ignore[dict-item]
+    manager_locked_pool(locks={"a": multiprocessing.Lock()})  # type: ignore[dict-item]

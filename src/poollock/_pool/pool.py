@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing.pool
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Set as AbstractSet
 from functools import partial
 from multiprocessing.context import BaseContext
+from multiprocessing.pool import AsyncResult, MapResult
 from multiprocessing.util import Finalize
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
 from weakref import ref
 
 from poollock._backend.context import resolve_context
@@ -41,15 +43,26 @@ _L = TypeVar("_L", bound=BaseLock)
 _M = TypeVar("_M", bound=BaseLock)
 _P = ParamSpec("_P")
 
+# Not Iterable[str]: a dict is one, whatever its values are.
+LockNames: TypeAlias = Sequence[str] | AbstractSet[str]
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
-    from typing import TypeAlias
+    from multiprocessing.pool import IMapIterator
 
     # What takes an item first; a lock and an item; two locks and an item. More may follow: locks by name.
     Task: TypeAlias = Callable[Concatenate[_A, ...], _T]
     LockTask: TypeAlias = Callable[Concatenate[_L, _A, ...], _T]
     LocksTask: TypeAlias = Callable[Concatenate[_L, _M, _A, ...], _T]
+else:
+    # For typing.get_type_hints: the standard IMapIterator takes no [T], and Future takes long to import.
+    IMapIterator = results.ResultIterator
+
+    class Future:
+        def __class_getitem__(cls, item: Any) -> Any:
+            from concurrent.futures import Future  # noqa: PLC0415 - see above
+
+            return Future[item]
 
 
 class LockedPool(multiprocessing.pool.Pool):
@@ -69,14 +82,6 @@ class LockedPool(multiprocessing.pool.Pool):
 
     __module__ = "poollock"
 
-    # What the standard class, its __repr__ and its __del__, and programs that look into it, expect.
-    _ctx: BaseContext
-    _pool: list[Any]
-    _processes: int
-    _state: str
-    _supervisor: Supervisor
-    _locks: dict[str, BaseLock]
-
     def __init__(
         self,
         processes: int | None = None,
@@ -85,18 +90,22 @@ class LockedPool(multiprocessing.pool.Pool):
         maxtasksperchild: int | None = None,
         context: BaseContext | str | None = None,
         *,
-        locks: Iterable[str] | Mapping[str, BaseLock] | None = None,
+        locks: LockNames | Mapping[str, BaseLock] | None = None,
         task_timeout: float | None = None,
     ) -> None:
-        self._state = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
+        # The standard class, its __repr__ and its __del__, and programs that look into it, expect
+        # _state, _ctx, _processes, _pool and _terminate.
+        self._state: str = multiprocessing.pool.INIT  # for __del__, if an argument is wrong
         processes = check_count("processes", processes)
         # ValueError, as the standard pool.
         maxtasksperchild = check_count("maxtasksperchild", maxtasksperchild, ValueError)
         check_timeout("task_timeout", task_timeout)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        self._ctx = ctx = resolve_context(context)
-        self._processes = processes = processes or cpu_count()
+        ctx = resolve_context(context)
+        self._ctx: Any = ctx
+        processes = processes or cpu_count()
+        self._processes: int = processes
         initargs = tuple(initargs)
         requested = check_locks(locks, ctx)
         check_main_module(ctx)
@@ -128,8 +137,11 @@ class LockedPool(multiprocessing.pool.Pool):
             raise
 
     @property
-    def lock(self) -> BaseLock:
+    def lock(self) -> Any:
         """The lock called ``lock``, else the only one.
+
+        For a type checker it may be any kind of lock: which one depends on the pool, and a task function
+        may ask for a ``Lock`` as well as for a ``Semaphore``.
 
         Raises:
             AttributeError: The pool has several locks, and none of that name.
@@ -141,8 +153,8 @@ class LockedPool(multiprocessing.pool.Pool):
             raise AttributeError(f"this pool has no lock 'lock', but {names}: see pool.locks") from None
 
     @property
-    def locks(self) -> Mapping[str, BaseLock]:
-        """The pool's locks by name."""
+    def locks(self) -> Mapping[str, Any]:
+        """The pool's locks by name; for a type checker, each may be any kind of lock."""
         return MappingProxyType(self._locks)
 
     def lock_waits(self) -> list[LockWait]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from poollock._typing import override
@@ -274,6 +275,8 @@ class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-ar
         self._cancel = cancel
         self._begun = False
         self._closed = False
+
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     @override
     def __iter__(self) -> Self:
