@@ -253,6 +253,20 @@ def test_chunksize(factory: Callable[..., LockedPool], name: str) -> None:
         items: Any = [(1,), (2,)] if "star" in name else [1, 2]
         result = method(abs, items, None)
         assert sorted(result.get() if "async" in name else result) == [1, 2]
+        result = method(abs, items, Index(2))
+        assert sorted(result.get() if "async" in name else result) == [1, 2]
+        with pytest.raises(TypeError):
+            method(abs, items, 1.5)
+
+
+class Index:
+    """A whole number of another package, such as numpy's int64."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

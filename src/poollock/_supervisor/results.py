@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from poollock._typing import override
 
@@ -276,7 +276,7 @@ class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-ar
         self._begun = False
         self._closed = False
 
-    __class_getitem__: Any = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(cast("Any", GenericAlias))
 
     @override
     def __iter__(self) -> Self:
