@@ -155,6 +155,15 @@ def start_program(program: Path, *arguments: object, **options: Any) -> subproce
     )
 
 
+def in_child(function: Callable[[], object]) -> int:
+    """Run *function* in a forked process; return how that ended."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something that no event tells of; the test's own time limit ends it."""
     while not condition():

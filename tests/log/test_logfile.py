@@ -18,7 +18,7 @@ import pytest
 
 import poollock._log.log_file
 import tasks
-from helpers import open_files, wait_until
+from helpers import in_child, open_files, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no rotation, no signals")
@@ -33,15 +33,6 @@ def lines_of(path: Path) -> list[str]:
     """The lines of the log and of all that it was renamed to, from the oldest on."""
     files = sorted(path.parent.glob("log*"), key=lambda file: -int(file.suffix[1:] or 0))
     return [line for file in files for line in file.read_text().splitlines()]
-
-
-def in_child(function: Callable[[], object]) -> int:
-    """Run *function* in a forked process; return how that ended."""
-    process = multiprocessing.get_context("fork").Process(target=function)
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 # Rotation.
@@ -118,7 +109,7 @@ def test_killed_between_a_rotation_and_the_new_file(path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
             log.write("2\n")
-            poollock._log.log_file.reopen_log = die  # type: ignore[assignment] # the same
+            poollock._log.log_file.create_like = die  # type: ignore[assignment] # the same
             log.write("lost\n")
 
         assert in_child(rotate_and_die) == -signal.SIGKILL

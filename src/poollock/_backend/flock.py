@@ -1,16 +1,28 @@
-"""What each platform does differently with an open file: its lock, reading at a place, and the disk."""
+"""What each platform does differently with a file: its lock, its owner, reading at a place, the disk."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from stat import S_IMODE, S_IRUSR, S_IRWXG, S_IRWXO, S_IWUSR
 from time import sleep
 
 WOULD_BLOCK = (BlockingIOError, PermissionError)  # what LOCK_NB raises; the second on Linux's cifs
 _TRIES = 100
 _PAUSE = 0.001  # seconds
+_PRIVATE = S_IRUSR | S_IWUSR
+
+
+@contextmanager
+def closing_fd(fd: int) -> Generator[None, None, None]:
+    """Close *fd* at the end of the block."""
+    try:
+        yield
+    finally:
+        os.close(fd)
+
 
 if sys.platform == "win32":  # not run here: the project's machines have Linux
     import msvcrt
@@ -38,11 +50,51 @@ if sys.platform == "win32":  # not run here: the project's machines have Linux
         """Return *count* bytes of a file from *offset* on."""
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, count)
+
+    def create_file(path: str, like: os.stat_result) -> None:
+        """Create a file; what it permits is its directory's to say."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666))
 else:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock, lockf
     from os import pread
 
     OPEN_FLAGS = os.O_CLOEXEC | os.O_NOCTTY
+
+    def create_file(path: str, like: os.stat_result) -> None:
+        """Create a file with the mode, owner and group of another one, as far as that is permitted.
+
+        Raises:
+            FileExistsError: There is one.
+        """
+        try:
+            _create_and_name(path, like)
+        except FileExistsError:
+            raise
+        except (AttributeError, OSError):  # another system than Linux, or a file system that cannot do that
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, _PRIVATE)
+            with closing_fd(fd):
+                _copy_permissions(like, fd)
+
+    def _create_and_name(path: str, like: os.stat_result) -> None:
+        """Do that without a moment in which the file is its owner's alone, and leave nothing if killed."""
+        fd = os.open(os.path.dirname(path), os.O_WRONLY | os.O_TMPFILE | OPEN_FLAGS, _PRIVATE)
+        with closing_fd(fd):
+            _copy_permissions(like, fd)
+            # src_dir_fd is only there because os.link() follows /proc's link with it, as open(2) describes.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+
+    def _copy_permissions(like: os.stat_result, fd: int) -> None:
+        """Let nobody do more to the file of *fd* than to the other one."""
+        with suppress(OSError):
+            os.fchown(fd, -1, like.st_gid)
+        with suppress(OSError):
+            os.fchown(fd, like.st_uid, -1)
+        mode = S_IMODE(like.st_mode) | S_IWUSR
+        if os.fstat(fd).st_gid != like.st_gid:  # the members of this group were "others"
+            mode = mode & ~S_IRWXG | (mode & S_IRWXO) << 3
+        with suppress(OSError):  # some file systems have no modes
+            os.fchmod(fd, mode)
+
 
 if sys.platform == "darwin":  # not run here
     import fcntl
@@ -58,10 +110,8 @@ else:
 def open_directory(path: str) -> Generator[int, None, None]:
     """Open the directory of *path*."""
     fd = os.open(os.path.dirname(path), os.O_RDONLY | OPEN_FLAGS)
-    try:
+    with closing_fd(fd):
         yield fd
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -76,10 +126,8 @@ def locked_directory(path: str) -> Generator[bool, None, None]:
     except OSError:
         yield True
         return
-    try:
+    with closing_fd(fd):
         yield _try_lock(fd)
-    finally:
-        os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:
@@ -101,6 +149,8 @@ __all__ = [
     "LOCK_UN",
     "OPEN_FLAGS",
     "WOULD_BLOCK",
+    "closing_fd",
+    "create_file",
     "flock",
     "locked_directory",
     "lockf",

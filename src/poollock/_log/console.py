@@ -66,8 +66,8 @@ class Console(Sink):
         # After the other one: a terminal or a pipe may have taken a part of that.
         threads.progress.deferred.append(partial(self.append, data))
 
+    @override
     def fileno(self) -> int:
-        """Return the stream's descriptor."""
         return self._fd
 
     @override

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -19,6 +20,8 @@ from poollock._backend.flock import (
     LOCK_UN,
     OPEN_FLAGS,
     WOULD_BLOCK,
+    closing_fd,
+    create_file,
     flock,
     locked_directory,
     open_directory,
@@ -73,6 +76,7 @@ class LogFile(Sink):
         "_fd",
         "_flock",
         "_fsync",
+        "_has_warned",
         "_inode",
         "_limit",
         "_newline",
@@ -93,6 +97,7 @@ class LogFile(Sink):
         self._backup_count = options.backup_count
         self._limit = options.max_bytes or sys.maxsize
         self._fsync = options.fsync
+        self._has_warned = False
         self._flock: Callable[[int, int], None] = flock
         self._size = -1  # after the last record of this process
         self._fd = open_log(path)
@@ -147,8 +152,8 @@ class LogFile(Sink):
             return
         # A descriptor of its own: a rotation may be half done, or another thread be closing self._fd.
         # O_APPEND keeps this record and the interrupted one apart.
-        fd = open_log(self._path)
-        try:
+        fd = self.open_again()
+        with closing_fd(fd):
             if not self._ends_line(fd, os.fstat(fd).st_size):
                 data = self._newline + data
             written = write(fd, data)
@@ -156,8 +161,6 @@ class LogFile(Sink):
                 written += write(fd, data[written:])
             if self._fsync:
                 sync(fd)
-        finally:
-            os.close(fd)
 
     @override
     def close_after_fork(self) -> None:
@@ -166,6 +169,11 @@ class LogFile(Sink):
             os.close(fd)
 
     __del__ = close_after_fork  # what Sink.close left
+
+    def open_again(self) -> int:
+        """Return a new descriptor of the file that is at the path, which is created if there is none."""
+        create_like(self._fd, self._path)
+        return open_log(self._path)
 
     def _wait_for_lock(self, fd: int) -> None:
         for _ in range(_TRIES):
@@ -203,16 +211,20 @@ class LogFile(Sink):
         """Make sure that this is the file at the path, and that *length* bytes fit; return its size."""
         while True:
             if not is_at_path(self._path, self._fd):
-                self._flock(self._fd, LOCK_UN)  # a child that is just being forked may keep the file open
-                if self._fsync:
-                    sync(self._fd)
-                reopen_log(self._path, self._fd)
-                self._remember_identity()
-                self._flock(self._fd, LOCK_EX)
+                self._follow()
                 continue
             size = os.fstat(self._fd).st_size
             if not size or size + length <= self._limit or not self._rotate():
                 return size
+
+    def _follow(self) -> None:
+        """Go on with the file that is at the path now."""
+        self._flock(self._fd, LOCK_UN)  # a child that is just being forked may keep the file open
+        if self._fsync:
+            sync(self._fd)
+        reopen_log(self._path, self._fd)
+        self._remember_identity()
+        self._flock(self._fd, LOCK_EX)
 
     def _ends_line(self, fd: int, size: int) -> bool:
         if not size:
@@ -240,8 +252,18 @@ class LogFile(Sink):
         them from rotating too is a lock on the directory.
 
         Returns:
-            Whether that could be had: if somebody keeps it, the file grows for now.
+            Whether another file is, or may be, at the path now.  If not, this one grows: somebody keeps the
+            lock of the directory, or the system refuses, as in a directory that cannot be written to.
         """
+        try:
+            return self._rename_all()
+        except OSError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                threads.progress.deferred.append(partial(_warn_of_growth, self._path, error))
+            return False
+
+    def _rename_all(self) -> bool:
         names = [self._path, *(f"{self._path}.{number}" for number in range(1, self._backup_count + 1))]
         with locked_directory(self._path) as locked:
             if locked and is_at_path(self._path, self._fd):
@@ -251,6 +273,7 @@ class LogFile(Sink):
                         os.replace(names[number - 1], names[number])
                 if is_at_path(self._path, self._fd):  # path.1 is another name of it: rename(2) does nothing
                     os.unlink(self._path)
+                create_like(self._fd, self._path)
         return locked
 
     def _truncate_partial(self, size: int, length: int) -> None:
@@ -265,7 +288,16 @@ class LogFile(Sink):
 
 def open_log(path: str) -> int:
     """Open a file to append to, and create it if there is none."""
-    flags = os.O_APPEND | os.O_CREAT | OPEN_FLAGS
+    try:
+        return _open(path, 0)
+    except FileNotFoundError:
+        # A process that rotates has the lock until there is a new file, which has the mode of the old one.
+        with locked_directory(path):
+            return _open(path, os.O_CREAT)
+
+
+def _open(path: str, flags: int) -> int:
+    flags |= os.O_APPEND | OPEN_FLAGS
     if not _is_special(path):
         with suppress(PermissionError):  # it may be written and not read, perhaps
             return os.open(path, os.O_RDWR | flags, 0o666)
@@ -283,13 +315,20 @@ def _is_special(path: str) -> bool:
         return False
 
 
+def create_like(fd: int, path: str) -> None:
+    """Create a file at *path*, if there is none, with the mode, owner and group of that of *fd*."""
+    status = os.fstat(fd)
+    if S_ISREG(status.st_mode):
+        with suppress(FileExistsError):
+            create_file(path, status)
+
+
 def reopen_log(path: str, fd: int) -> None:
-    """Have *fd* stand for the file that is at *path* now."""
+    """Have *fd* stand for the file that is at *path* now, which is created if there is none."""
+    create_like(fd, path)
     new = open_log(path)
-    try:
+    with closing_fd(new):
         os.dup2(new, fd, inheritable=False)
-    finally:
-        os.close(new)
 
 
 def is_at_path(path: str, fd: int) -> bool:
@@ -298,6 +337,15 @@ def is_at_path(path: str, fd: int) -> bool:
         return os.path.samestat(stat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def _warn_of_growth(path: str, error: OSError) -> None:
+    reason = error.strerror or error
+    warnings.warn(
+        f"{path} is larger than max_bytes and grows on, since it cannot be renamed: {reason}",
+        RuntimeWarning,
+        stacklevel=7,  # what has called write(), as nobody in between is of interest
+    )
 
 
 def _no_lock(fd: int, operation: int) -> None:

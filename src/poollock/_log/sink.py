@@ -8,6 +8,7 @@ has interrupted, so it never takes a lock.
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -99,6 +100,14 @@ class Sink(ABC):
 
         The interrupted one may be waiting for any lock or hold it, so this one takes none.
         """
+
+    def fileno(self) -> int:
+        """Return a descriptor of what is written to.
+
+        Raises:
+            OSError: It has none for others.
+        """
+        raise io.UnsupportedOperation("fileno")
 
     @final
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from poollock._typing import override
 
 from .console import CONSOLES, Console, stream_of, target_of
-from .log_file import LogFile, is_at_path, open_log, reopen_log
+from .log_file import LogFile, is_at_path, reopen_log
 from .options import LogOptions
 from .sink import Sink
 from .timer import Timer
@@ -46,7 +46,9 @@ class LockedLogWriter(io.TextIOBase):
         newline: What a newline is written as, as for ``open``.
         max_bytes: Bytes.  A record that would make the file larger than this goes to a new one, the old
             one is renamed to ``path.1``, that to ``path.2`` and so on.  A larger record has a file
-            of its own.  0 is no limit.
+            of its own.  The new file has the mode of the old one, and its owner where that is permitted.
+            If the file cannot be renamed it grows on, and a ``RuntimeWarning`` says why, once for each
+            writer and process.  0 is no limit.
         backup_count: How many renamed files are kept.  With 0 there is no limit to the file, as
             with ``logging.handlers.RotatingFileHandler``.
         fsync: Whether ``write`` returns only when the record is on the disk.
@@ -128,12 +130,13 @@ class LockedLogWriter(io.TextIOBase):
         Raises:
             ValueError: The writer is closed.
         """
-        if isinstance(file := self._ensure_open(), Console):
+        file = self._ensure_open()
+        if not isinstance(file, LogFile):
             return file.fileno()
         # Not the one that has the lock: a child that got that would have a part in the lock.
         with self._opening:
             if self._descriptor < 0:
-                self._descriptor = open_log(self._options.target)
+                self._descriptor = file.open_again()
             elif not is_at_path(self._options.target, self._descriptor):
                 reopen_log(self._options.target, self._descriptor)
             return self._descriptor
