@@ -16,6 +16,11 @@ standard: Any = pytest.importorskip("test._test_multiprocessing", reason="this P
 TESTS = ("_TestLock", "_TestSemaphore", "_TestCondition")
 
 
+def _condition(lock: Any = None) -> Any:
+    made: Any = lock or poollock.RLock()
+    return multiprocessing.Condition(made)
+
+
 def with_our_locks(name: str, method: str) -> type[unittest.TestCase]:
     base: Any = getattr(standard, name)
     context: Any = multiprocessing.get_context(method)
@@ -39,7 +44,7 @@ def with_our_locks(name: str, method: str) -> type[unittest.TestCase]:
         RLock = staticmethod(poollock.RLock)
         Semaphore = staticmethod(poollock.Semaphore)
         BoundedSemaphore = staticmethod(context.BoundedSemaphore)
-        Condition = staticmethod(lambda lock=None: context.Condition(lock or poollock.RLock()))
+        Condition = staticmethod(_condition)
         Event = staticmethod(context.Event)
         Process = staticmethod(context.Process)
         Value = staticmethod(context.Value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn
 
@@ -26,7 +28,11 @@ def raise_with_connection(_: object = None) -> NoReturn:
 
 
 def test_error_with_a_connection(pool: LockedPool) -> None:
-    for call in (lambda: pool.apply(raise_with_connection), lambda: pool.map(raise_with_connection, [1])):
+    calls: list[Callable[[], object]] = [
+        partial(pool.apply, raise_with_connection),
+        partial(pool.map, raise_with_connection, [1]),
+    ]
+    for call in calls:
         with pytest.raises(CarrierError) as caught:
             call()
         connection: Any = caught.value.args[0]

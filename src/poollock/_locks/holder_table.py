@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any, NamedTuple
 
 from poollock._backend.process import is_gone
@@ -127,10 +128,8 @@ class HolderTable:
         )
 
     def _rows(self) -> Iterator[_Row]:
-        columns = (self._words[_ROW + word :: _ROW].tolist() for word in (_PID, _REST, _RELEASED))
-        for number, used in enumerate(map(any, zip(*columns, strict=True)), 1):
-            if used:
-                yield self._read(_ROW * number)
+        pids = self._words[_ROW + _PID :: _ROW].tolist()
+        return map(self._read, compress(range(_ROW, SIZE, _ROW), pids))
 
     def added(self) -> int:
         """Return how many places the semaphore has that it did not have at first."""
@@ -173,8 +172,5 @@ class HolderTable:
             if row.pid == pid and row.places:
                 rest = self._words[row.start + _REST] - (pid << 32) + row.places - recovered
                 self._words[row.start + _REST] = rest  # for nobody
-                self._words[row.start + _MAIN] = 0
-                self._words[row.start + _THREADS] = 0
-                self._words[row.start + _PID] = 0
                 recovered = 0
         return held

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .jobs import Job
 
 
-class PoolFuture(Future):  # type: ignore[type-arg] # what it is the future of is known to submit alone
+class PoolFuture(Future[Any]):
     """The future of a call in a worker.
 
     Its callbacks run in the pool's thread for callbacks, not in the one that sets results; if it is
