@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import poollock._log.console
 import tasks
 from helpers import ONE_METHOD, TESTS, bytes_in_pipe, wait_until
-from poollock import Lock, LockedLogWriter
+from poollock import Lock, LockedLogHandler, LockedLogWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
 
@@ -97,18 +103,153 @@ def test_wrong_arguments() -> None:
         LockedLogWriter(io.StringIO())
 
 
-def test_stream_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with pytest.raises(io.UnsupportedOperation):
-        LockedLogWriter(sys.stdout)
+class OnlyWrites:
+    """All that print() needs."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def getvalue(self) -> str:
+        return self.text
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, OnlyWrites])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_stream_without_a_descriptor(name: str, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else writes to it."""
+    stream = kind()
+    monkeypatch.setattr(sys, name, stream)
+    with LockedLogWriter(getattr(sys, name)) as log:
+        print("before", file=stream)
+        log.write("one\n")
+        print("two", "ä", file=log)
+        with log.timed("three"):
+            pass
+        assert log.isatty() is False
+        with pytest.raises(io.UnsupportedOperation, match="fileno"):
+            log.fileno()
+        with pickle.loads(pickle.dumps(log)) as again:
+            again.write("four\n")
+        handler = LockedLogHandler(getattr(sys, name))
+        handler.handle(logging.LogRecord("name", logging.INFO, "file", 1, "five", None, None))
+        handler.close()
+    with pytest.raises(ValueError, match="closed"):
+        log.write("six\n")
+    print("after", file=stream)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["before", "one", "two", "three", "four", "five", "after"]
+
+
+def test_what_cannot_be_encoded_is_refused_before_a_stream_without_a_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", stream := io.StringIO())
+    with LockedLogWriter(sys.stdout) as log, pytest.raises(UnicodeEncodeError):
+        log.write("\udcff\n")
+    with LockedLogWriter(sys.stdout, errors="surrogateescape") as log:
+        log.write("\udcff\n")
+    assert stream.getvalue() == "\\xff\n"
+
+
+def test_redirected_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        log = LockedLogWriter(sys.stdout)
+        log.write("redirected\n")
+    log.write("still\n")
+    assert stream.getvalue() == "redirected\nstill\n"
+    with LockedLogWriter(sys.stdout) as log:
+        log.write("captured\n")
+    assert capsys.readouterr().out == "captured\n"
+
+
+def test_worker_writes_to_its_own_console(capsys: pytest.CaptureFixture[str], method: str) -> None:
+    """A forked one has a copy of the stream; as with print(), what it writes there nobody sees."""
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=write, args=(LockedLogWriter(sys.stdout),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert capsys.readouterr().out == ""
+
+
+def write(log: LockedLogWriter) -> None:
+    log.write("from a worker\n")
+
+
+def write_lines(log: LockedLogWriter) -> None:
+    for _ in range(50):
+        log.write("x" * 500 + "\n")
+
+
+def test_threads_share_a_stream_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(OnlyWrites):
+        def write(self, text: str) -> None:
+            for character in text:
+                super().write(character)
+
+    monkeypatch.setattr(sys, "stdout", stream := Slow())
+    with LockedLogWriter(sys.stdout) as log, LockedLogWriter(sys.stdout) as other:
+        threads = [threading.Thread(target=write_lines, args=(writer,)) for writer in (log, other, log)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert stream.text.splitlines() == ["x" * 500] * 150
+
+
+def test_finalizer_that_writes_in_the_middle_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(OnlyWrites):
+        def write(self, text: str) -> None:
+            half = len(text) // 2
+            super().write(text[:half])
+            if text == "outer\n":
+                log.write("inner\n")
+            super().write(text[half:])
+
+    monkeypatch.setattr(sys, "stdout", stream := Interrupted())
+    with LockedLogWriter(sys.stdout) as log:
+        log.write("outer\n")
+    assert stream.text == "outer\ninner\n"
+
+
+def test_stream_that_does_more_than_to_write_to_its_descriptor(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Such as one that copies to a file; it is locked all the same."""
+
+    class Copies(OnlyWrites):
+        def fileno(self) -> int:
+            return sys.__stdout__.fileno() if sys.__stdout__ else -1
+
+    locks: list[int] = []
+
+    def count(fd: int, operation: int) -> None:
+        locks.append(operation)
+
+    monkeypatch.setattr(poollock._log.console, "lockf", count)
+    monkeypatch.setattr(sys, "stdout", stream := Copies())
+    with LockedLogWriter(sys.stdout) as log:
+        log.write("one\n")
+    assert stream.text == "one\n"
+    assert capfd.readouterr().out == ""
+    assert len(locks) == 2
+
+
+def test_process_without_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LockedLogWriter(sys.stdout) as log:
+        again: LockedLogWriter = pickle.loads(pickle.dumps(log))
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(ValueError, match=r"this process has no sys\.stdout"):
+        again.write("x\n")
 
 
 def test_lock_takes_the_place_of_the_consoles(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is held during the write, and no other is."""
-    import poollock._log.console  # noqa: PLC0415 - for this test alone
-
     lock = Lock()
     held: list[bool] = []
     write = os.write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
@@ -21,6 +22,7 @@ CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
 
 # What keeps threads apart: consoles may be one terminal or pipe, by its device and inode.
 _mutexes: dict[tuple[int, int], RLock] = {}
+_NO_FILE = os.stat_result((0,) * 10)
 
 
 class Console(Sink):
@@ -29,27 +31,38 @@ class Console(Sink):
     All processes of a program share the open file description of their console, so ``flock``
     would not keep them apart.  ``lockf`` does: its locks belong to the process.
 
+    A record goes to the descriptor if the stream's ``write`` is that of a text file.  Other streams, of a
+    notebook or a test for example, may have no descriptor, or do more with text than to write it there.
+
     Args:
         stream: The stream.
         lock: The user's lock, held during each record; no other is needed then.
+        encoding: That of the records.
     """
 
-    __slots__ = ("_fd", "_stream")
+    __slots__ = ("_closed", "_encoding", "_fd", "_has_lock", "_is_file", "_stream")
 
-    def __init__(self, stream: Any, lock: AbstractContextManager[Any] | None) -> None:
+    def __init__(self, stream: Any, lock: AbstractContextManager[Any] | None, encoding: str) -> None:
         self._stream = stream
-        self._fd: int = stream.fileno()
-        status = os.fstat(self._fd)
+        self._encoding = encoding
+        self._closed = False
+        self._fd = fd = _descriptor(stream)
+        self._has_lock = fd >= 0 and lock is None
+        self._is_file = fd >= 0 and getattr(stream.__class__, "write", None) is io.TextIOWrapper.write
+        status = os.fstat(fd) if fd >= 0 else _NO_FILE
         super().__init__(lock, _mutexes.setdefault((status.st_dev, status.st_ino), RLock()))
 
     @override
     def _append(self, data: bytes) -> None:
         fd = self._fd
-        if fd < 0:
+        if self._closed:
             raise ValueError("I/O operation on closed file")
         try:
-            if self._lock is None:
+            if self._has_lock:
                 lockf(fd, LOCK_EX)
+            if not self._is_file:
+                self._show(data.decode(self._encoding, "backslashreplace"))
+                return
             self._stream.flush()  # what it has kept back comes before
             rest = memoryview(data)
             while rest:
@@ -58,8 +71,13 @@ class Console(Sink):
                 except BlockingIOError:  # another program that has this console made it so
                     select.select([], [fd], [])
         finally:
-            if self._lock is None:
+            if self._has_lock:
                 lockf(fd, LOCK_UN)
+
+    def _show(self, text: str) -> None:
+        self._stream.write(text)
+        if hasattr(self._stream, "flush"):  # print() does not need it either
+            self._stream.flush()
 
     @override
     def _append_inside(self, data: bytes) -> None:
@@ -68,19 +86,36 @@ class Console(Sink):
 
     @override
     def fileno(self) -> int:
-        return self._fd
+        return super().fileno() if self._fd < 0 else self._fd
 
     @override
     def close_after_fork(self) -> None:
         """Write no more; the stream stays open."""
-        self._fd = -1
+        self._closed = True
+
+
+def _descriptor(stream: Any) -> int:
+    """Return the descriptor of a stream; -1 if it has none, so that nobody else can write to it."""
+    try:
+        fd: int = stream.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return -1
+    return fd
 
 
 def stream_of(target: str, writer: type) -> Any:
-    """Return the stream of this process, which may have put a *writer* in its place."""
+    """Return the stream of this process, which may have put a *writer* in its place.
+
+    Raises:
+        ValueError: It has none.
+    """
     name = CONSOLES[target]
     stream = getattr(sys, name)
-    return getattr(sys, f"__{name}__") if isinstance(stream, writer) else stream
+    if isinstance(stream, writer):
+        stream = getattr(sys, f"__{name}__")
+    if stream is None:
+        raise ValueError(f"this process has no sys.{name}")
+    return stream
 
 
 def target_of(path: Any) -> str:

@@ -38,7 +38,8 @@ class LockedLogWriter(io.TextIOBase):
     Args:
         path: The file, which is created if it does not exist; its directory must.  A named pipe or a
             device, such as ``/dev/stdout``, is written to as ``open`` would; it never rotates.  Or
-            ``sys.stdout`` or ``sys.stderr``, which is that of each process that writes.
+            ``sys.stdout`` or ``sys.stderr``, which is that of each process that writes, whether it is
+            a file or, as in a notebook, an object that shows what is written to it.
         lock: A lock to hold during each write as well.  All who write must share it if the file
             system has no locks.
         encoding: The name of the encoding.
@@ -143,7 +144,10 @@ class LockedLogWriter(io.TextIOBase):
 
     @override
     def isatty(self) -> bool:
-        return self._options.target in CONSOLES and os.isatty(self.fileno())
+        try:
+            return self._options.target in CONSOLES and os.isatty(self.fileno())
+        except io.UnsupportedOperation:  # the console is no file
+            return False
 
     @override
     def write(self, text: str, /) -> int:
@@ -256,7 +260,7 @@ class LockedLogWriter(io.TextIOBase):
         if self._options.target not in CONSOLES:
             return LogFile(self._options.target, self._options.of_file(), self._options.lock)
         stream = self._stream or stream_of(self._options.target, LockedLogWriter)
-        return Console(stream, self._options.lock)
+        return Console(stream, self._options.lock, self._options.encoding)
 
     def _after_fork(self) -> None:
         file = self._file
