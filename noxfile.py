@@ -12,8 +12,8 @@ import nox
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# Tests that fail on some Python, each with the reason. They are left out there.
-KNOWN_FAILURES: dict[str, dict[str, str]] = {}
+# Not all tests pass there yet: what fails is printed, and does not fail the gate.
+NOT_SUPPORTED_YET = ["3.14", "3.15"]
 
 # Interpreters of version managers that are not on the PATH, or only as shims that may refuse.
 _home = Path.home()
@@ -71,8 +71,8 @@ def suite(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that `python -m pytest` runs, on one Python."""
     session.install("-e", ".[test]")
-    left_out = [f"--deselect={test}" for test in KNOWN_FAILURES.get(str(session.python), ())]
-    session.run("python", "-m", "pytest", *left_out, *session.posargs)
+    allowed = [0, 1] if session.python in NOT_SUPPORTED_YET else [0]
+    session.run("python", "-m", "pytest", *session.posargs, success_codes=allowed)
 
 
 @nox.session
