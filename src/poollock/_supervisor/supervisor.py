@@ -20,7 +20,9 @@ from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
 
 _DESCRIPTORS = 3  # that the pool's process has open for each worker: a socket, and two of multiprocessing
-_SPARE_DESCRIPTORS = 3  # for what is opened in passing, such as a module that is imported
+# What a start has open beside these in passing.  The fork server ends if a start fails halfway.
+_SPARE_DESCRIPTORS = 6
+_SPARE_DESCRIPTORS_OF_FORK = 3
 
 
 class Supervisor:
@@ -56,7 +58,7 @@ class Supervisor:
         self.pending = event_loop.pending
         workers: list[WorkerHandle] = []
         try:
-            _check_descriptors(size)
+            _check_descriptors(size, ctx.get_start_method())
             with signals_blocked(ctx):
                 workers, error = starter.start_missing()
             if isinstance(error, ProcessStartError):
@@ -127,9 +129,10 @@ class Supervisor:
             self._results.join()
 
 
-def _check_descriptors(size: int) -> None:
+def _check_descriptors(size: int, method: str) -> None:
+    spare = _SPARE_DESCRIPTORS_OF_FORK if method == "fork" else _SPARE_DESCRIPTORS
     try:
-        check_descriptors(_DESCRIPTORS * size + _SPARE_DESCRIPTORS)
+        check_descriptors(_DESCRIPTORS * size + spare)
     except OSError as error:
         text = f"{error.strerror}: {size} workers take {_DESCRIPTORS} each; see `ulimit -n`"
         raise OSError(error.errno, text) from error
