@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import logging
 import logging.config
 import logging.handlers
+import os
 import pickle
 import queue
 import subprocess
@@ -16,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from helpers import open_files
-from poollock import Lock, LockedLogHandler, LockedPool
+from helpers import in_child, open_files
+from poollock import Lock, LockedLogHandler, LockedPool, locked_pool
 
 
 @pytest.fixture
@@ -318,3 +321,291 @@ for arguments in [dict(mode="w"), dict(encoding="utf-99"), dict(max_bytes=-1)]:
     assert logging._handlerList == before, arguments
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# What the standard library's handlers have besides.
+
+
+def compressed_name(name: str) -> str:
+    return f"{name}.gz"
+
+
+def compress(source: str, target: str) -> None:
+    with Path(source).open("rb") as file, gzip.open(target, "wb") as packed:
+        packed.write(file.read())
+    Path(source).unlink()
+
+
+def unpacked(file: Path) -> str:
+    return (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).decode()
+
+
+def test_namer_and_rotator(path: Path, logger: logging.Logger) -> None:
+    """As the standard library's cookbook compresses older files."""
+    ours = LockedLogHandler(path, maxBytes=5, backupCount=2)
+    theirs = logging.handlers.RotatingFileHandler(path.parent / "theirs", maxBytes=5, backupCount=2)
+    for handler in (ours, theirs):
+        handler.namer = compressed_name
+        handler.rotator = compress
+        logger.addHandler(handler)
+    assert (ours.namer, ours.rotator) == (compressed_name, compress)
+    for number in range(5):
+        logger.warning("%d", number)
+    theirs.close()
+    found = {
+        prefix: {file.name.removeprefix(prefix): unpacked(file) for file in path.parent.glob(f"{prefix}*")}
+        for prefix in ("log", "theirs")
+    }
+    assert found["log"] == {"": "4\n", ".1.gz": "2\n3\n", ".2.gz": "0\n1\n"}
+    assert found["log"] == found["theirs"]
+
+
+def rotating(path: Path) -> None:
+    handler = LockedLogHandler(path, maxBytes=1000, backupCount=1000)
+    handler.namer = compressed_name
+    handler.rotator = compress
+    add_handler(handler)
+
+
+def log_numbers(number: int) -> None:
+    for count in range(50):
+        logging.getLogger("worker").info("%d", number * 50 + count)
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_workers_that_compress(method: str, path: Path) -> None:
+    with locked_pool(4, rotating, (path,), context=method) as pool:
+        pool.map(log_numbers, range(8), chunksize=1)
+    lines = "".join(unpacked(file) for file in path.parent.iterdir()).splitlines()
+    assert sorted(int(line.rpartition(":")[2]) for line in lines) == list(range(400))
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_rotator_that_leaves_the_file(
+    path: Path,
+    logger: logging.Logger,
+    truncates: bool,  # noqa: FBT001 - of pytest
+) -> None:
+    def copy(source: str, target: str) -> None:
+        Path(target).write_bytes(Path(source).read_bytes())
+        if truncates:
+            os.truncate(source, 0)
+
+    logger.addHandler(handler := LockedLogHandler(path, maxBytes=2, backupCount=3))
+    handler.rotator = copy
+    for number in range(3):
+        logger.warning("%d", number)
+    assert path.read_text() == ("2\n" if truncates else "0\n1\n2\n")
+    assert path.with_suffix(".1").read_text() == ("1\n" if truncates else "0\n1\n")
+    handler.doRollover()
+    assert path.with_suffix(".1").read_text() == ("2\n" if truncates else "0\n1\n2\n")
+
+
+def test_rotator_that_fails(path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As logging has it; what the system refuses makes the file grow."""
+
+    def fail(source: str, target: str) -> None:
+        raise errors.pop()
+
+    errors: list[Exception] = [RuntimeError("x"), OSError(errno.ENOSPC, "full")]
+    handled: list[logging.LogRecord] = []
+    logger.addHandler(handler := LockedLogHandler(path, maxBytes=2, backupCount=1))
+    monkeypatch.setattr(handler, "handleError", handled.append)
+    handler.rotator = fail
+    logger.warning("1")
+    with pytest.warns(RuntimeWarning, match="full"):
+        logger.warning("2")
+    logger.warning("3")
+    assert [record.getMessage() for record in handled] == ["3"]
+    assert path.read_text() == "1\n2\n"
+    handler.rotator = None
+    logger.warning("4")
+    assert path.read_text() == "4\n"
+
+
+def test_rotator_that_logs(path: Path, logger: logging.Logger) -> None:
+    """To the log itself, and in a thread that must not wait for itself."""
+
+    def rotate(source: str, target: str) -> None:
+        os.rename(source, target)
+        logger.warning("rotated")
+
+    logger.addHandler(handler := LockedLogHandler(path, maxBytes=2, backupCount=1))
+    handler.rotator = rotate
+    logger.warning("1")
+    logger.warning("2")
+    assert path.read_text() == "rotated\n2\n"
+    assert path.with_suffix(".1").read_text() == "1\n"
+
+
+def test_sizes_that_are_set(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(handler := LockedLogHandler(path))
+    assert (handler.maxBytes, handler.backupCount, handler.namer, handler.rotator) == (0, 0, None, None)
+    logger.warning("1")
+    size: Any = 2.0
+    handler.maxBytes = size
+    logger.warning("2")
+    handler.backupCount = 1
+    assert (handler.maxBytes, handler.backupCount) == (2, 1)
+    assert path.read_text() == "1\n2\n"
+    logger.warning("3")
+    assert path.read_text() == "3\n"
+    again: LockedLogHandler = pickle.loads(pickle.dumps(handler))
+    assert (again.maxBytes, again.backupCount) == (2, 1)
+    handler.maxBytes = 0
+    logger.warning("4")
+    assert path.read_text() == "3\n4\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("maxBytes", -1, "max_bytes must not be negative: -1"),
+        ("backupCount", "3", "backup_count must be an int, not '3'"),
+        ("namer", "x", "namer must be a callable or None, not 'x'"),
+        ("rotator", 3, "rotator must be a callable or None, not 3"),
+        ("baseFilename", "x", "baseFilename|set"),
+    ],
+)
+def test_wrong_value_is_refused(
+    path: Path, logger: logging.Logger, name: str, value: Any, error: str
+) -> None:
+    logger.addHandler(handler := LockedLogHandler(path))
+    with pytest.raises((TypeError, ValueError, AttributeError), match=error):
+        setattr(handler, name, value)
+    logger.warning("1")
+    assert path.read_text() == "1\n"
+
+
+def test_size_of_a_console_is_refused() -> None:
+    handler = LockedLogHandler(sys.stderr)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="<stderr> has no size"):
+        handler.maxBytes = 5
+    handler.doRollover()
+    handler.close()
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_attributes_in_a_configuration(path: Path) -> None:
+    attributes = {"namer": compressed_name, "rotator": compress, "maxBytes": 1}
+    logging.config.dictConfig(configuration(path, backupCount=1, **{".": attributes}))
+    logging.getLogger("requests").warning("1")
+    logging.getLogger("requests").warning("2")
+    assert gzip.decompress((path.parent / "log.1.gz").read_bytes()) == b"WARNING requests: 1\n"
+
+
+def test_rollover(path: Path, logger: logging.Logger) -> None:
+    """As with RotatingFileHandler: whatever the size, and with a backupCount alone."""
+    logger.addHandler(handler := LockedLogHandler(path, backupCount=2))
+    logger.warning("1")
+    handler.doRollover()
+    assert path.read_text() == ""
+    handler.doRollover()
+    logger.warning("2")
+    assert path.read_text() == "2\n"
+    assert path.with_suffix(".1").read_text() == ""
+    assert path.with_suffix(".2").read_text() == "1\n"
+    handler.backupCount = 0
+    handler.doRollover()
+    assert path.read_text() == "2\n"
+    handler.backupCount = 2
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        handler.doRollover()
+
+
+def test_rollover_that_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    handler = LockedLogHandler(path, backupCount=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        with pytest.raises(OSError, match="Read-only file system"):
+            handler.doRollover()
+    directory = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError, match="somebody keeps the lock of the directory"):
+        handler.doRollover()
+    os.close(directory)
+    handler.doRollover()
+    assert path.with_suffix(".1").exists()
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    handler.close()
+
+
+def roll_over(handler: LockedLogHandler, number: int) -> None:
+    for count in range(20):
+        handler.handle(logging.LogRecord("name", logging.INFO, "file", 1, f"{number}-{count}", None, None))
+        handler.doRollover()
+
+
+def test_workers_that_roll_over(method: str, path: Path) -> None:
+    handler = LockedLogHandler(path, backupCount=10_000)
+    with locked_pool(4, context=method) as pool:
+        pool.starmap(roll_over, [(handler, number) for number in range(8)], chunksize=1)
+    handler.close()
+    lines = [line for file in path.parent.iterdir() for line in file.read_text().split()]
+    assert sorted(lines) == sorted(f"{number}-{count}" for number in range(8) for count in range(20))
+
+
+def test_rollover_from_a_handler_in_the_middle_of_a_record(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after that."""
+    write = os.write
+
+    def roll_and_write(fd: int, data: bytes) -> int:
+        handler.doRollover()
+        return write(fd, data)
+
+    logger.addHandler(handler := LockedLogHandler(path, backupCount=1))
+    monkeypatch.setattr("poollock._log.log_file.write", roll_and_write)
+    logger.warning("1")
+    assert path.read_text() == ""
+    assert path.with_suffix(".1").read_text() == "1\n"
+
+
+def test_lock(path: Path, logger: logging.Logger) -> None:
+    """Who has it keeps the other threads of the process from writing, and may log."""
+    logger.addHandler(handler := LockedLogHandler(path))
+    thread = threading.Thread(target=logger.warning, args=("other thread",))
+    assert handler.lock is not None
+    with handler.lock:
+        logger.warning("1")
+        thread.start()
+        thread.join(0.1)
+        logger.warning("2")
+    thread.join()
+    handler.acquire()
+    handler.release()
+    assert path.read_text() == "1\n2\nother thread\n"
+    again: LockedLogHandler = pickle.loads(pickle.dumps(handler))
+    assert again.lock is not None
+    with again.lock:
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork")
+def test_lock_in_a_forked_child(path: Path, logger: logging.Logger) -> None:
+    """A thread of the parent has it."""
+    logger.addHandler(handler := LockedLogHandler(path))
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        assert handler.lock is not None
+        with handler.lock:
+            held.set()
+            go_on.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    assert in_child(lambda: logger.warning("child")) == 0
+    go_on.set()
+    thread.join()
+    assert path.read_text() == "child\n"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from poollock._typing import override
 
 from .console import target_of
 from .options import LogOptions
+from .sink import threads
 from .writer import LockedLogWriter
 
 
@@ -85,13 +87,11 @@ class LockedLogHandler(logging.Handler):
             self._writer._ensure_open()
 
     @override
-    def createLock(self) -> None:
-        # Nothing in a handler needs one: records are formatted at the same time, and the file has its own.
-        self.lock: Any = None
-
-    @override
     def handle(self, record: logging.LogRecord) -> bool:
-        """Emit *record* if the filters let it pass; without a lock.
+        """Emit *record* if the filters let it pass.
+
+        Unlike another handler's, this one's lock is held only while the record is written, so threads
+        filter and format at the same time.
 
         Returns:
             Whether they did.
@@ -113,6 +113,13 @@ class LockedLogHandler(logging.Handler):
             self.handleError(record)
 
     def _write(self, text: str) -> None:
+        if self.lock is None or threads.progress.depth:  # what is in the middle of a record must not wait
+            self._write_record(text)
+            return
+        with self.lock:
+            self._write_record(text)
+
+    def _write_record(self, text: str) -> None:
         while True:
             writer = self._writer
             try:
@@ -125,13 +132,78 @@ class LockedLogHandler(logging.Handler):
     def close(self) -> None:
         """Close the file; as with ``FileHandler``, a record that comes late opens it again."""
         super().close()
-        writer, self._writer = self._writer, LockedLogWriter._unopened(self._options)
-        writer.close()
+        self._reopen()
+
+    def _reopen(self, **changes: Any) -> None:
+        """Close the file; the next record opens it again, with options that are changed."""
+        with nullcontext() if self.lock is None else self.lock:
+            self._options = self._options._replace(**changes).checked()
+            writer, self._writer = self._writer, LockedLogWriter._unopened(self._options)
+            writer.close()
+
+    def doRollover(self) -> None:  # noqa: N802 - RotatingFileHandler's
+        """Rename the file, and the older ones before it; with ``backupCount`` 0 nothing happens.
+
+        Each call does so, that of each process too.
+
+        Raises:
+            OSError: The file cannot be renamed.
+        """
+        self._writer._rotate()
+
+    @property
+    def maxBytes(self) -> int:  # noqa: N802 - RotatingFileHandler's
+        """The size in bytes that the file is not to exceed; 0 is no limit."""
+        return self._options.max_bytes
+
+    @maxBytes.setter
+    def maxBytes(self, size: int) -> None:  # noqa: N802 - the same
+        self._reopen(max_bytes=_as_count(size))
+
+    @property
+    def backupCount(self) -> int:  # noqa: N802 - RotatingFileHandler's
+        """How many older files are kept."""
+        return self._options.backup_count
+
+    @backupCount.setter
+    def backupCount(self, count: int) -> None:  # noqa: N802 - the same
+        self._reopen(backup_count=_as_count(count))
+
+    @property
+    def namer(self) -> Callable[[str], str] | None:
+        """What makes the name of an older file from ``path.1`` and so on; ``None`` leaves it.
+
+        Every process must have the same.
+        """
+        return self._options.namer
+
+    @namer.setter
+    def namer(self, namer: Callable[[str], str] | None) -> None:
+        self._reopen(namer=namer)
+
+    @property
+    def rotator(self) -> Callable[[str, str], object] | None:
+        """What makes the first older file of the file, whose names it is given; ``None`` renames it.
+
+        Nobody can write to the log meanwhile.  If it leaves the file where it is, records go on to go there.
+        """
+        return self._options.rotator
+
+    @rotator.setter
+    def rotator(self, rotator: Callable[[str, str], object] | None) -> None:
+        self._reopen(rotator=rotator)
 
     @property
     def baseFilename(self) -> str:  # noqa: N802 - FileHandler's
         """The absolute path of the file."""
         return self._writer.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.createLock()
 
     @override
     def __repr__(self) -> str:

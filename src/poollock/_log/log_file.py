@@ -47,6 +47,8 @@ class FileOptions(NamedTuple):
         max_bytes: The size that the file is not to exceed; 0 is none.
         backup_count: How many older files are kept, as ``path.1`` and so on.
         fsync: Whether a record is on the disk when its write returns.
+        namer: What makes the name of an older file from ``path.1`` and so on, if that is not to be it.
+        rotator: What makes the first of the older files from the file, if renaming is not enough.
     """
 
     newline: bytes
@@ -54,6 +56,8 @@ class FileOptions(NamedTuple):
     max_bytes: int
     backup_count: int
     fsync: bool
+    namer: Callable[[str], str] | None
+    rotator: Callable[[str, str], object] | None
 
 
 class LogFile(Sink):
@@ -79,9 +83,11 @@ class LogFile(Sink):
         "_has_warned",
         "_inode",
         "_limit",
+        "_namer",
         "_newline",
         "_path",
         "_regular",
+        "_rotator",
         "_size",
         "_width",
     )
@@ -97,6 +103,8 @@ class LogFile(Sink):
         self._backup_count = options.backup_count
         self._limit = options.max_bytes or sys.maxsize
         self._fsync = options.fsync
+        self._namer = options.namer
+        self._rotator = options.rotator
         self._has_warned = False
         self._flock: Callable[[int, int], None] = flock
         self._size = -1  # after the last record of this process
@@ -170,6 +178,30 @@ class LogFile(Sink):
 
     __del__ = close_after_fork  # what Sink.close left
 
+    def rotate(self) -> None:
+        """Rename the file now, and the older ones before it.
+
+        In the middle of a record of this thread that is left to the end of the record.
+
+        Raises:
+            OSError: The file cannot be renamed, or somebody keeps the lock of the directory.
+        """
+        self.run_locked(self._rotate_now)
+
+    def _rotate_now(self) -> None:
+        if self._fd < 0:
+            raise ValueError("I/O operation on closed file")
+        if not self._backup_count or not self._regular:
+            return
+        try:
+            self._flock(self._fd, LOCK_EX)
+            while not is_at_path(self._path, self._fd):
+                self._follow()
+            if not self._rename_all():
+                raise BlockingIOError(errno.EAGAIN, "somebody keeps the lock of the directory", self._path)
+        finally:
+            self._flock(self._fd, LOCK_UN)
+
     def open_again(self) -> int:
         """Return a new descriptor of the file that is at the path, which is created if there is none."""
         create_like(self._fd, self._path)
@@ -209,13 +241,16 @@ class LogFile(Sink):
 
     def _prepare(self, length: int) -> int:
         """Make sure that this is the file at the path, and that *length* bytes fit; return its size."""
+        has_rotated = False
         while True:
-            if not is_at_path(self._path, self._fd):
+            while not is_at_path(self._path, self._fd):
                 self._follow()
-                continue
             size = os.fstat(self._fd).st_size
-            if not size or size + length <= self._limit or not self._rotate():
-                return size
+            fits = not size or size + length <= self._limit
+            # A rotator may log, and have filled the new file already.
+            if fits or (has_rotated and self._rotator) or not self._rotate():
+                return os.fstat(self._fd).st_size
+            has_rotated = True
 
     def _follow(self) -> None:
         """Go on with the file that is at the path now."""
@@ -256,7 +291,7 @@ class LogFile(Sink):
             lock of the directory, or the system refuses, as in a directory that cannot be written to.
         """
         try:
-            return self._rename_all()
+            return self._rename_all() and not is_at_path(self._path, self._fd)
         except OSError as error:
             if not self._has_warned:
                 self._has_warned = True
@@ -264,17 +299,29 @@ class LogFile(Sink):
             return False
 
     def _rename_all(self) -> bool:
-        names = [self._path, *(f"{self._path}.{number}" for number in range(1, self._backup_count + 1))]
+        """Do that; return whether the lock of the directory could be had."""
+        names = [f"{self._path}.{number}" for number in range(1, self._backup_count + 1)]
+        names = [self._path, *(map(self._namer, names) if self._namer else names)]
         with locked_directory(self._path) as locked:
             if locked and is_at_path(self._path, self._fd):
                 gaps = (number for number, name in enumerate(names) if not os.path.lexists(name))
-                for number in range(next(gaps, self._backup_count), 0, -1):
+                for number in range(next(gaps, self._backup_count), 1, -1):
                     with suppress(FileNotFoundError):  # somebody else has removed it
                         os.replace(names[number - 1], names[number])
-                if is_at_path(self._path, self._fd):  # path.1 is another name of it: rename(2) does nothing
-                    os.unlink(self._path)
+                self._rename_to(names[1])
                 create_like(self._fd, self._path)
-        return locked
+            return locked
+
+    def _rename_to(self, name: str) -> None:
+        if self._rotator:
+            with suppress(FileNotFoundError):
+                os.remove(name)
+            self._rotator(self._path, name)
+            return
+        with suppress(FileNotFoundError):
+            os.replace(self._path, name)
+        if is_at_path(self._path, self._fd):  # that is another name of it: rename(2) does nothing
+            os.unlink(self._path)
 
     def _truncate_partial(self, size: int, length: int) -> None:
         """Remove the part that there is of a record of *length* bytes, which begins at *size*."""

@@ -27,6 +27,9 @@ class LogOptions(NamedTuple):
         target: The absolute path of the file, or the name of a console.
         lock: The user's lock, if there is one.
 
+        namer: What a handler's ``namer`` is.
+        rotator: What its ``rotator`` is.
+
     The others are arguments of ``LockedLogWriter``.
     """
 
@@ -38,6 +41,8 @@ class LogOptions(NamedTuple):
     max_bytes: int
     backup_count: int
     fsync: bool
+    namer: Callable[[str], str] | None = None
+    rotator: Callable[[str, str], object] | None = None
 
     def checked(self) -> Self:
         """Return these options, their numbers as ints.
@@ -58,6 +63,9 @@ class LogOptions(NamedTuple):
             raise NotImplementedError("Windows cannot rename a file that other processes have open")
         if self.target in CONSOLES and (self.max_bytes or self.backup_count or self.fsync):
             raise ValueError(f"{self.target} has no size to be limited, and no disk to be on")
+        for name, function in (("namer", self.namer), ("rotator", self.rotator)):
+            if function is not None and not callable(function):  # pyright: ignore[reportUnnecessaryComparison] # not every caller is checked
+                raise TypeError(f"{name} must be a callable or None, not {function!r}")
         return self._replace(max_bytes=max_bytes, backup_count=backup_count)
 
     def encoder(self) -> Callable[[str], bytes]:
@@ -81,4 +89,6 @@ class LogOptions(NamedTuple):
             max_bytes=self.max_bytes if self.backup_count else 0,
             backup_count=self.backup_count,
             fsync=self.fsync,
+            namer=self.namer,
+            rotator=self.rotator,
         )

@@ -12,7 +12,8 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from threading import RLock, local
 from typing import Any, final
 
@@ -89,6 +90,21 @@ class Sink(ABC):
             finally:
                 if progress.deferred:
                     _run_deferred(progress)
+
+    @final
+    def run_locked(self, call: Callable[[], object]) -> None:
+        """Call *call* as a record is written, or after the record that this thread is writing."""
+        progress = threads.progress
+        if progress.depth:
+            progress.deferred.append(partial(self.run_locked, call))
+            return
+        progress.depth = 1
+        try:
+            with nullcontext() if self._lock is None else self._lock, self._mutex:
+                call()
+        finally:
+            progress.depth = 0
+            _run_deferred(progress)
 
     @abstractmethod
     def _append(self, data: bytes) -> None:

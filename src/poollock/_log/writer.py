@@ -199,6 +199,11 @@ class LockedLogWriter(io.TextIOBase):
     def _write_record(self, text: str) -> None:
         self._append(self._encode(text))
 
+    def _rotate(self) -> None:
+        file = self._ensure_open()
+        if isinstance(file, LogFile):
+            file.rotate()
+
     def timed(self, label: str) -> Timer:
         """Return a context manager that writes how long its block took: ``LABEL cost: SECONDS``.
 
