@@ -35,6 +35,12 @@ def pool(factory: Factory, method: str) -> Iterator[LockedPool]:
         yield made
 
 
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt, though a shell has what it starts in the background ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave the manager's pools on all but the first start method to the gate.
 
