@@ -53,7 +53,7 @@ def test_module_goes_on(pool):
         pass
     assert pool.map(fault_tasks.square, range(5)) == [0, 1, 4, 9, 16]
 
-@pytest.mark.timeout(1)
+@pytest.mark.timeout(4)
 def test_pool_of_its_own():
     own.append(locked_pool(2))
     own[0].apply(fault_tasks.stay_while, (str(HERE / "stays"),))
