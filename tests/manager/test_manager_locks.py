@@ -18,7 +18,9 @@ import pytest
 import tasks
 from helpers import METHODS, open_files, wait_until
 from poollock import BaseLock, RLock, Semaphore, manager_locked_pool
+from poollock._locks import waiting
 from poollock._manager import connection as connection_module
+from poollock._manager.connection import LockConnection
 from poollock._manager.manager import LockManager
 from poollock._manager.proxies import ManagerSemaphore, make_lock
 
@@ -335,6 +337,38 @@ def test_wait_for_a_limited_time(manager: LockManager) -> None:
     thread.join()
     assert lock.acquire(timeout=30)
     lock.release()
+
+
+def test_wait_that_is_long_keeps_its_turn(manager: LockManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "FIRST_INTERVAL", 0.002)
+    monkeypatch.setattr(waiting, "INTERVAL", 0.001)
+    lock, asked, turns = make_lock(manager), threading.Event(), list[str]()
+    threads = [threading.current_thread()]
+
+    def take_turn(name: str) -> None:
+        with lock:
+            turns.append(name)
+
+    def receive(connection: LockConnection, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threads[-1]:
+            asked.set()
+        return standard(connection, timeout)
+
+    standard = LockConnection.receive
+    monkeypatch.setattr(LockConnection, "receive", receive)
+    for _ in range(10):
+        lock.acquire()
+        threads.clear()
+        for name in "abcd":
+            asked.clear()
+            threads.append(threading.Thread(target=take_turn, args=(name,)))
+            threads[-1].start()
+            asked.wait()
+            assert lock.locked()  # the manager has read the thread's request before this one
+        lock.release()
+        for thread in threads:
+            thread.join()
+    assert "".join(turns) == 10 * "abcd"
 
 
 def test_lock_of_another_manager_is_used_as_it_is(manager: LockManager) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import sys
 import threading
@@ -41,6 +42,12 @@ class _Socket(socket.socket):
     # In C: what a signal handler raised in a method of Python would be lost.
     __del__ = socket.SocketType.close
 
+    _poll: Any
+
+    def wait(self, timeout: float) -> bool:
+        """Return whether there is something to read, after *timeout* seconds at most."""
+        return bool(self._poll(timeout * 1000))
+
     def connect_to(self, address: str) -> None:
         """Connect to *address*, for as long as that takes."""
         while True:
@@ -53,7 +60,10 @@ class _Socket(socket.socket):
                 if error.errno != errno.ENOTCONN:
                     raise
             else:
-                return
+                break
+        poller = select.poll()
+        poller.register(self, select.POLLIN)
+        self._poll = poller.poll
 
 
 class LockConnection:
@@ -62,11 +72,15 @@ class LockConnection:
     Args:
         token: Which lock it is.
 
+    Attributes:
+        answer: What has come of the answer to the last request.
+
     Raises:
         OSError: There is no manager any more, or this process may open no more files.
     """
 
     def __init__(self, token: LockToken) -> None:
+        self.answer = b""
         address, authkey, number = token
         self._socket: Any  # a socket, or what can be used like one
         if HAS_SOCKETS:
@@ -101,16 +115,21 @@ class LockConnection:
         except (BlockingIOError, ConnectionError):  # nothing to read; or it has ended, as its next use tells
             return False
 
-    def call(self, request: bytes) -> bytes:
-        """Return the manager's answer to *request*."""
+    def send(self, request: bytes) -> None:
+        """Send a request, whose answer ``receive`` waits for."""
+        self.answer = b""
         self._socket.sendall(request + b"\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            part: bytes = self._socket.recv(MOST)
-            if not part:
+
+    def receive(self, timeout: float | None = None) -> bool:
+        """Wait for the answer, *timeout* seconds at most; return whether all of it has come."""
+        while not self.answer.endswith(b"\n"):
+            if timeout is not None and not self._socket.wait(timeout):
+                return False
+            message: bytes = self._socket.recv(MOST)
+            if not message:
                 raise EOFError("it has closed the connection")
-            answer += part
-        return answer.lstrip(REVOKED)
+            self.answer = (self.answer + message).lstrip(REVOKED)
+        return True
 
     def release(self) -> None:
         """Give back what was granted through this connection."""

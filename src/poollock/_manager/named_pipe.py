@@ -50,6 +50,10 @@ class NamedPipe:
             return b""
         return message
 
+    def wait(self, timeout: float) -> bool:
+        """Return whether there is a message, after *timeout* seconds at most."""
+        return bool(self.connection.poll(timeout))
+
     def close(self) -> None:
         """Close the pipe."""
         self.connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any, NoReturn, final
 
@@ -78,7 +79,12 @@ class _Proxy(BaseLock):
         grant = None
         try:
             grant = _Grant(own, own.checkout() or self._revoked_connection() or LockConnection(self._token))
-            answer = grant.connection.call(request)
+            grant.connection.send(request)
+            if request == ACQUIRE + b"inf":
+                waiting.wait(self, grant.connection.receive)
+            else:
+                grant.connection.receive()
+            answer = grant.connection.answer
             if answer == YES and request.startswith(ACQUIRE):
                 self._grants[grant] = True
                 return answer
@@ -112,13 +118,8 @@ class _Proxy(BaseLock):
 
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        if block and timeout is None:
-            waiting.wait(self, self._acquire)
-            return True
-        return self._acquire(float(timeout or 0) if block else 0)
-
-    def _acquire(self, timeout: float) -> bool:
-        return self._call(ACQUIRE + b"%r" % timeout) == YES
+        seconds = math.inf if timeout is None else float(timeout)
+        return self._call(ACQUIRE + b"%r" % (seconds if block else 0)) == YES
 
     @override
     def release(self) -> None:
