@@ -46,18 +46,18 @@ def take_two_of_three(number: int) -> int:
             return number
 
 
-def fill_then_take(semaphore: str, lock: str, path: str, other: str) -> None:
+def fill_then_take(semaphore: str, last: str, path: str, other: str) -> None:
     """Take a place of a semaphore, say so, wait for *other*, then take the lock."""
     with current_lock(semaphore):
         Path(path).touch()
         wait_until(Path(other).exists)
-        with current_lock(lock):
+        with current_lock(last):
             pass
 
 
-def take_then_enter(lock: str, semaphore: str, path: str, others: Iterable[str]) -> None:
+def take_then_enter(first: str, semaphore: str, path: str, others: Iterable[str]) -> None:
     """Take the lock, say so, wait until the semaphore is full, then take a place of it."""
-    with current_lock(lock):
+    with current_lock(first):
         Path(path).touch()
         wait_until(lambda: all(Path(other).exists() for other in others))
         with current_lock(semaphore):
