@@ -49,9 +49,8 @@ class Semaphore(SemaphoreLock):
     _value: int
 
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
-        check_size("value", value)
-        self._value = value
-        self._create(context, PLAIN, value, MAXVALUE, SIZE)
+        self._value = check_size("value", value)
+        self._create(context, PLAIN, self._value, MAXVALUE, SIZE)
 
     @override
     def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
