@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from poollock._backend.process import is_gone
 from .shared_words import SharedWords
 
 _ROW = 8  # words; a cache line, so that two processes do not slow each other down
-_PID, _MAIN, _THREADS, _REST, _RELEASED, _ADDED = range(6)  # where each word of a row stands
+_PID, _MAIN, _THREADS, _REST, _RETURNED, _ADDED = range(6)  # where each word of a row stands
 _ROWS = 1023
 _HALF = 1 << 31
 
@@ -22,29 +22,39 @@ _NOWHERE: Any = memoryview(bytearray(8)).cast("q", shape=())
 
 
 class _Row(NamedTuple):
+    """A row.
+
+    Attributes:
+        start: Where it begins.
+        pid: Whose it is.
+        places: How many places that process has taken and not released.
+        returned: How many of these another process has released.
+    """
+
     start: int
     pid: int
     places: int
-    released: int
+    returned: int
 
 
 class HolderTable:
     """How many places of a semaphore this process has, and a table for all to see that.
 
-    The row of a process is the one that its pid gives, or the next one that is free.  While the
-    process lives nobody else writes to it, so no lock is needed.  Its words are
+    The row of a process is the one that its pid gives, or the next one that is free.  Its words are
 
     - the pid;
     - how many places the main thread has;
     - how many the other threads have;
-    - a rest: how many the processes that had the row have been counted for until now, and have
-      no more, because another process released them;
-    - how many places of other processes were released by those that had the row;
-    - how many were released when all were free, and so were added to the semaphore.
+    - a rest: how many places were counted in these two words that are no longer;
+    - how many of all these another process has released;
+    - how many more this process has released when none was taken: they were added to the semaphore.
 
-    With the rest goes the pid of the process for which it was written.  If it is not the row's
-    pid, the two counts before it are part of the rest already: one store moves them there.  So
-    nothing is lost or counted twice if the process that does it is killed.
+    While the process lives it alone writes to its row, without a lock; but for what others
+    released, which is written under one.
+
+    With the rest goes the pid of the process for which it was written.  If that is not the row's
+    pid, the two counts are part of the rest already: one store moves them there.  So none is lost
+    or counted twice if the process that does it is killed.
 
     Attributes:
         main_places: How many places the main thread has.
@@ -73,17 +83,15 @@ class HolderTable:
             RuntimeError: There is none left.
         """
         with self._shared.exclusive():
-            row = self._find(pid)
-            self._take(
-                row.start, pid, self._shared.word(row.start + _MAIN), self._shared.word(row.start + _THREADS)
-            )
+            start = self._find(pid)
+            self._take(start, pid, self._shared.word(start + _MAIN), self._shared.word(start + _THREADS))
 
-    def _find(self, pid: int) -> _Row:
+    def _find(self, pid: int) -> int:
         for number in range(_ROWS):
             row = self._read(_ROW * (1 + (pid + number) % _ROWS))
             # A dead process that has places is left for who recovers them.
-            if not row.places and (row.pid in {0, pid} or is_gone(row.pid)):
-                return row
+            if row.places <= row.returned and (row.pid in {0, pid} or is_gone(row.pid)):
+                return row.start
         raise RuntimeError(f"a semaphore cannot be used by more than {_ROWS} processes at a time")
 
     def _take(self, start: int, pid: int, main_word: Any, thread_word: Any) -> None:
@@ -92,9 +100,14 @@ class HolderTable:
             return
         words = self._words
         rest = words[start + _REST]
-        words[start + _MAIN] = 0  # unless it was part of the rest already
+        written_for = (rest + _HALF) >> 32
+        rest -= written_for << 32
+        if written_for == words[start + _PID]:
+            rest += words[start + _MAIN] + words[start + _THREADS]
+        words[start + _REST] = rest  # for nobody
+        words[start + _MAIN] = 0
         words[start + _THREADS] = 0
-        words[start + _REST] = rest + ((pid - ((rest + _HALF) >> 32)) << 32)
+        words[start + _REST] = rest + (pid << 32)
         words[start + _PID] = pid
         self._start, self.main_word, self.thread_word = start, main_word, thread_word
 
@@ -102,34 +115,38 @@ class HolderTable:
         """Have no places in the main thread, or in all *threads*: another process has released them."""
         # Nothing is called in here, as in _take.
         words, start = self._words, self._start
-        gone = self.main_places
+        rest, pid = words[start + _REST], words[start + _PID]
+        words[start + _REST] = (
+            rest + words[start + _MAIN] + words[start + _THREADS] - (pid << 32)
+        )  # for nobody
+        gone, self.main_places = self.main_places, 0
         if threads:
-            gone += self.thread_places
-            self.thread_places = 0
-        self.main_places = 0
-        rest = words[start + _REST]
-        counted = words[start + _MAIN] + words[start + _THREADS]
-        pid = words[start + _PID]
-        words[start + _REST] = rest + counted - (pid << 32)  # for nobody
+            gone, self.thread_places = gone + self.thread_places, 0
         words[start + _MAIN] = 0
         words[start + _THREADS] = self.thread_places
         words[start + _REST] = rest + gone
 
-    def release_anothers(self) -> None:
-        """Record that a place is released which this process does not have."""
-        word = self._start + (_RELEASED if self.taken() > 0 else _ADDED)
-        self._words[word] += 1
+    def release_anothers(self, post: Callable[[], None]) -> None:
+        """Release a place that this process does not have, by *post*, which is a function written in C."""
+        with self._shared.exclusive():
+            taken = next((row.start for row in self._rows() if row.places > row.returned), 0)
+            self._words[taken + _RETURNED if taken else self._start + _ADDED] += 1
+            post()
 
     def _read(self, start: int) -> _Row:
-        pid, main, threads, rest, released, _ = self._words[start : start + 6].tolist()
+        pid, main, threads, rest, returned, _ = self._words[start : start + 6].tolist()
         written_for = (rest + _HALF) >> 32
-        return _Row(
-            start, pid, main + threads if written_for == pid else 0, released - rest + (written_for << 32)
-        )
+        returned -= rest - (written_for << 32)
+        return _Row(start, pid, main + threads if written_for == pid else 0, returned)
 
     def _rows(self) -> Iterator[_Row]:
         pids = self._words[_ROW + _PID :: _ROW].tolist()
         return map(self._read, compress(range(_ROW, SIZE, _ROW), pids))
+
+    @property
+    def returned(self) -> int:
+        """How many of the places of this process another one has released."""
+        return self._read(self._start).returned
 
     def added(self) -> int:
         """Return how many places the semaphore has that it did not have at first."""
@@ -137,40 +154,25 @@ class HolderTable:
 
     def taken(self) -> int:
         """Return how many places are taken."""
-        return sum(row.places - row.released for row in self._rows())
+        return sum(row.places - row.returned for row in self._rows())
 
     def holders(self) -> dict[int, int]:
-        """Return the pids of the processes that have places, and how many.
-
-        Who releases what another took does not say whose it was: it is the first one's that has any.
-        """
-        return self._holders([*self._rows()])
-
-    def _holders(self, rows: list[_Row]) -> dict[int, int]:
-        released = sum(row.released for row in rows)
+        """Return the pids of the processes that have places, and how many."""
         held: dict[int, int] = {}
-        for row in rows:
-            places = max(row.places - max(released, 0), 0)
-            released -= row.places
-            if places:
-                held[row.pid] = held.get(row.pid, 0) + places
+        for row in self._rows():
+            if row.places > row.returned:
+                held[row.pid] = held.get(row.pid, 0) + row.places - row.returned
         return held
 
-    def missing(self, pid: int) -> int:
-        """Return how many places of the process *pid* another one has released."""
-        rows = [*self._rows()]  # once, since other threads take places meanwhile
-        return sum(row.places for row in rows if row.pid == pid) - self._holders(rows).get(pid, 0)
-
     def recover(self, pid: int) -> int:
-        """Take its row from the process *pid*, which is dead.
+        """Take its places from the process *pid*, which is dead.
 
         Returns:
-            How many places it had, which are to be released.
+            How many it had: they are to be released.
         """
-        held = recovered = self.holders().get(pid, 0)
+        held = 0
         for row in self._rows():
             if row.pid == pid and row.places:
-                rest = self._words[row.start + _REST] - (pid << 32) + row.places - recovered
-                self._words[row.start + _REST] = rest  # for nobody
-                recovered = 0
+                held += max(0, row.places - row.returned)
+                self._words[row.start + _REST] = self._words[row.start + _RETURNED]  # for nobody
         return held

@@ -168,7 +168,7 @@ class Semaphore(SemaphoreLock):
             table.main_places = table.main_word[...] = table.main_places - 1
             return self._semlock.release()
         else:
-            table.release_anothers()
+            return table.release_anothers(self._plain.release)
         return self._plain.release()
 
     def _release_unrecorded(self) -> None:
@@ -184,7 +184,7 @@ class Semaphore(SemaphoreLock):
         places = table.main_places + (table.thread_places if alone else 0)
         if not places:
             return False
-        held = max(0, places - table.missing(self._pid))
+        held = max(0, places - table.returned)
         for _ in range(held):
             self.release()
         if held < places:  # another process has released the others
