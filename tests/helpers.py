@@ -164,6 +164,15 @@ def in_child(function: Callable[[], object]) -> int:
     return process.exitcode
 
 
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Run *function* in another thread; return what it returned."""
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(function()))
+    thread.start()
+    thread.join()
+    return got[0]
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something that no event tells of; the test's own time limit ends it."""
     while not condition():
@@ -243,3 +252,30 @@ def interrupted_at(
     finally:
         sys.settrace(before)
     return steps >= count
+
+
+def handled_at(
+    count: int, function: Callable[[], Any], handler: Callable[[], object] = raise_interrupt
+) -> bool:
+    """Call *function*, and *handler* where Python may run one for the *count*th time; return whether it did.
+
+    That is where the library has entered a function of its own, or has called one that is written in C.
+    """
+    places = 0
+
+    def look(frame: FrameType, event: str, _arg: Any) -> None:
+        nonlocal places
+        if event in {"call", "c_return"} and PACKAGE in Path(frame.f_code.co_filename).parents:
+            places += 1
+            if places == count:
+                handler()
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        function()
+    except Interrupt:
+        pass
+    finally:
+        sys.setprofile(before)
+    return places >= count

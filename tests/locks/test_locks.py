@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import copy
-import gc
 import multiprocessing
 import os
 import pickle
-import random
-import signal
+import pydoc
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
 
 import tasks
-from helpers import signalled_inside
+from helpers import in_thread, signalled_inside
 from poollock import (
     BaseLock,
     Lock,
@@ -29,7 +24,6 @@ from poollock import (
     RLock,
     Semaphore,
     current_lock,
-    locked_pool,
 )
 
 ME = os.getpid()
@@ -40,14 +34,6 @@ KINDS: list[Callable[..., BaseLock]] = [Lock, RLock, Semaphore]
 def lock(request: pytest.FixtureRequest) -> BaseLock:
     made: BaseLock = request.param()
     return made
-
-
-def in_thread(function: Callable[[], Any]) -> Any:
-    got: list[Any] = []
-    thread = threading.Thread(target=lambda: got.append(function()))
-    thread.start()
-    thread.join()
-    return got[0]
 
 
 def test_acquire_and_release(lock: BaseLock) -> None:
@@ -71,89 +57,6 @@ def test_with_says_who_holds_it(lock: BaseLock) -> None:
     assert not lock.locked()
 
 
-def test_semaphore_released_too_often_shows_who_has_a_place_that_is_signed_for() -> None:
-    semaphore = Semaphore(1)
-    semaphore.release()
-    semaphore.acquire()
-    semaphore.acquire()  # there is no word for this one
-    semaphore.release()
-    assert semaphore.holders == (ME,)
-    semaphore.release()
-    assert not semaphore.holders
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGALRM")
-@pytest.mark.parametrize("kind", [Lock, RLock, partial(Semaphore, 3)], ids=["Lock", "RLock", "Semaphore"])
-@pytest.mark.parametrize("how", ["raises", "uses it"])
-def test_signals_in_the_middle(kind: Callable[[], Any], how: str) -> None:
-    """A handler that raises, or takes the lock itself, comes at any moment: nothing is lost or left."""
-
-    def handler(_signum: int, _frame: object) -> None:
-        if how == "raises":
-            if armed:
-                raise ZeroDivisionError
-        elif used.acquire(block=False):
-            used.release()
-
-    armed: list[bool] = []
-    generator = random.Random(1)
-    previous = signal.signal(signal.SIGALRM, handler)
-    used = kind()
-    try:
-        for _ in range(500):
-            armed.append(True)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.000005, 0.0001))
-                for _ in range(100):
-                    with used:
-                        pass
-                armed.clear()
-            except ZeroDivisionError:
-                armed.clear()
-            used._release_if_held()  # as at the end of a task: __exit__ itself may not have begun
-            assert not used.locked()
-            assert used.holders == ()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-    if isinstance(used, Semaphore):
-        assert used.get_value() == 3
-        assert [used.acquire(block=False) for _ in range(4)] == [True, True, True, False]
-
-
-def test_finalizer_in_the_middle_of_a_release() -> None:
-    class Finalized:
-        def __init__(self) -> None:
-            self.itself = self
-
-        def __del__(self) -> None:
-            semaphore.acquire(block=False)
-
-    semaphore, standard = Semaphore(200), gc.get_threshold()
-    for _ in range(100):
-        semaphore.acquire()
-    try:
-        for count in range(10, 100, 10):
-            gc.disable()
-            gc.collect()
-            Finalized()
-            gc.set_threshold(gc.get_count()[0] + count)
-            gc.enable()
-            semaphore.release()
-    finally:
-        gc.set_threshold(*standard)
-        gc.enable()
-
-
-def test_semaphore_that_grew_gives_the_place_of_a_dead_process_back() -> None:
-    semaphore = Semaphore(1)
-    semaphore.release()
-    semaphore.release()
-    semaphore.acquire()
-    semaphore._recover(ME)
-    assert semaphore.get_value() == 3
-
-
 @pytest.mark.parametrize("kind", [Lock, lambda: Semaphore(1)])
 def test_lock_released_by_another_thread(kind: Callable[[], BaseLock]) -> None:
     lock = kind()
@@ -166,120 +69,6 @@ def test_lock_released_by_another_thread(kind: Callable[[], BaseLock]) -> None:
 def test_lock_released_too_often() -> None:
     with pytest.raises(ValueError, match="released too many times"):
         Lock().release()
-
-
-def test_signal_handler_anywhere_in_an_rlock() -> None:
-    """Called at each step of taking it, twice, and of giving it back, the handler takes it too."""
-    lock, calls = RLock(), 0
-
-    def step(frame: FrameType, _event: str, _arg: Any) -> Any:
-        nonlocal calls
-        frame.f_trace_opcodes = True
-        if frame.f_code.co_filename.endswith(("/rlock.py", "/lock.py")):
-            assert lock.acquire(timeout=5)
-            lock.release()
-            calls += 1
-        return step
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
-    sys.settrace(step)
-    try:
-        with lock, lock:
-            pass
-    finally:
-        sys.settrace(before)
-    assert calls > 50
-    assert not lock.locked()
-    assert not lock.holder
-
-
-def test_rlock_is_taken_again_by_its_thread_only() -> None:
-    lock = RLock()
-    with lock, lock:
-        assert lock.acquire(block=False)
-        lock.release()
-        assert not in_thread(lambda: lock.acquire(block=False))
-        assert lock.holder == ME
-    assert not lock.locked()
-    with pytest.raises(AssertionError, match="not held by this thread of process 'MainProcess'"):
-        lock.release()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_rlock_of_the_parent_is_not_the_childs() -> None:
-    lock = RLock(context="fork")
-    with lock:
-        process = multiprocessing.get_context("fork").Process(target=exit_with, args=(lock,))
-        process.start()
-        process.join()
-    assert process.exitcode == 0  # the child's thread has the parent's ident, and did not get the lock
-
-
-def exit_with(lock: BaseLock) -> None:
-    os._exit(int(lock.acquire(block=False)))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_rlock_in_a_child_forked_by_a_thread_that_had_it() -> None:
-    lock = RLock(context="fork")
-    go = multiprocessing.get_context("fork").Event()
-    with lock, lock:
-        process = multiprocessing.get_context("fork").Process(target=take_alone, args=(lock, go))
-        process.start()
-        pid = os.fork()
-        if pid == 0:  # by a program that knows nothing of multiprocessing
-            take_alone(lock, go)
-    go.set()
-    process.join()
-    assert process.exitcode == 0
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert not lock.locked()
-
-
-def take_alone(lock: BaseLock, go: Any) -> None:
-    try:
-        go.wait()
-        assert lock.acquire(timeout=20)
-        assert lock.holder == os.getpid()
-        assert lock.acquire(block=False)
-        lock.release()
-        assert lock.locked()
-        lock.release()
-    except BaseException:
-        os._exit(1)
-    os._exit(0)
-
-
-def test_semaphore_lets_n_in() -> None:
-    semaphore = Semaphore(2)
-    assert semaphore.get_value() == 2
-    with semaphore, semaphore:
-        assert list(semaphore.holders) == [ME, ME]
-        assert not semaphore.acquire(block=False)
-        assert repr(semaphore) == f"<Semaphore held by {ME}, {ME}, 2 at most>"
-    assert semaphore.get_value() == 2
-    assert semaphore.holder == 0
-
-
-def test_semaphore_released_more_often_than_taken() -> None:
-    semaphore = Semaphore(0)
-    assert not semaphore.acquire(block=False)
-    semaphore.release()
-    semaphore.release()
-    assert semaphore.acquire(block=False)
-    assert semaphore.acquire(block=False)
-    assert semaphore.get_value() == 0
-    with pytest.raises(ValueError, match="value must not be negative: -1"):
-        Semaphore(-1)
-    with pytest.raises(TypeError, match="value must be an int, not '2'"):
-        Semaphore("2")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-
-
-def test_semaphore_larger_than_a_page() -> None:
-    semaphore = Semaphore(5000)
-    with semaphore:
-        assert semaphore.holders == (ME,)
 
 
 def test_many_locks_do_not_share_their_words() -> None:
@@ -344,6 +133,11 @@ def test_repr(lock: BaseLock) -> None:
     assert repr(lock).startswith(f"<{kind} free")
     with lock:
         assert repr(lock).startswith(f"<{kind} held by {ME}")
+
+
+def test_help_says_what_a_method_does(lock: BaseLock) -> None:
+    for method in (type(lock).__enter__, type(lock).acquire):
+        assert "Take the lock" in pydoc.render_doc(method)
 
 
 def test_abandoned(lock: BaseLock) -> None:
@@ -422,12 +216,3 @@ def test_wait_that_a_signal_interrupts_leaves_the_lock_alone(lock: BaseLock) -> 
     with signalled_inside(give_up), pytest.raises(InterruptedError):
         lock.acquire()
     assert lock.holders == (ME,)
-
-
-def test_semaphore_given_back_by_another_process(method: str) -> None:
-    semaphore = Semaphore(1, context=method)
-    with locked_pool(1, locks={"lock": semaphore}, context=method) as pool:
-        semaphore.acquire()
-        pool.apply(tasks.give_back_other, (semaphore,))
-        assert semaphore.holders == ()
-        assert semaphore.get_value() == 1

@@ -51,7 +51,8 @@ def with_our_locks(name: str, method: str) -> type[unittest.TestCase]:
 
     Test.__name__ = Test.__qualname__ = f"{name.strip('_')}_{method}"
     Test.__module__ = __name__
-    return type(Test.__name__, (Test, unittest.TestCase), {"__module__": __name__})
+    test = type(Test.__name__, (Test, unittest.TestCase), {"__module__": __name__})
+    return test if method == METHODS[0] else pytest.mark.slow(test)
 
 
 globals().update(
