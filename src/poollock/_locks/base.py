@@ -166,10 +166,6 @@ class BaseLock(ABC):
         """Whether a process can get this lock only by being forked."""
         return False
 
-    def _is_mine(self) -> bool:
-        """Return whether the running thread has the lock."""
-        raise NotImplementedError
-
     def _is_held_here(self) -> bool:
         """Return whether this process has the lock."""
         return os.getpid() in self.holders

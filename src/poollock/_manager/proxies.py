@@ -199,10 +199,6 @@ class _Proxy(BaseLock):
         return None
 
     @override
-    def _is_mine(self) -> bool:
-        return self._own_grant() is not None
-
-    @override
     def _is_held_here(self) -> bool:
         return bool(self._held())
 
