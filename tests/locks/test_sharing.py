@@ -141,6 +141,20 @@ def test_holder_is_the_worker(pool: LockedPool) -> None:
     assert pool.lock.holder == 0
 
 
+def test_lock_of_a_condition(pool: LockedPool) -> None:
+    lock: Any = pool.lock
+    condition = multiprocessing.Condition(lock)
+    with condition:
+        assert lock.locked()
+        if isinstance(lock, Lock):
+            condition.notify()
+            assert not condition.wait(timeout=0.01)
+        else:
+            with pytest.raises(TypeError, match=r"in a manager process.*give that a Lock or an RLock"):
+                condition.wait()
+    assert not lock.locked()
+
+
 def test_lock_comes_back_as_itself(pool: LockedPool) -> None:
     assert pool.apply(tasks.give_back, (pool.lock,)) is pool.lock
 
