@@ -361,6 +361,18 @@ def test_namer_and_rotator(path: Path, logger: logging.Logger) -> None:
     assert found["log"] == found["theirs"]
 
 
+def test_rotator_is_given_a_name_that_is_free(path: Path, logger: logging.Logger) -> None:
+    def rotate(source: str, target: str) -> None:
+        os.link(source, target)  # which refuses another
+        os.unlink(source)
+
+    logger.addHandler(handler := LockedLogHandler(path, maxBytes=2, backupCount=1))
+    handler.rotator = rotate
+    for number in range(3):
+        logger.warning("%d", number)
+    assert path.with_suffix(".1").read_text() == "1\n"
+
+
 def rotating(path: Path) -> None:
     handler = LockedLogHandler(path, maxBytes=1000, backupCount=1000)
     handler.namer = compressed_name
@@ -562,6 +574,7 @@ def test_rollover_from_a_handler_in_the_middle_of_a_record(
 
     def roll_and_write(fd: int, data: bytes) -> int:
         handler.doRollover()
+        assert not path.with_suffix(".1").exists()
         return write(fd, data)
 
     logger.addHandler(handler := LockedLogHandler(path, backupCount=1))

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from stat import S_IMODE, S_IRUSR, S_IRWXG, S_IRWXO, S_IWUSR
-from time import sleep
+from time import monotonic, sleep
 
 WOULD_BLOCK = (BlockingIOError, PermissionError)  # what LOCK_NB raises; the second on Linux's cifs
-_TRIES = 100
 _PAUSE = 0.001  # seconds
 _PRIVATE = S_IRUSR | S_IWUSR
 
@@ -115,8 +114,8 @@ def open_directory(path: str) -> Generator[int, None, None]:
 
 
 @contextmanager
-def locked_directory(path: str) -> Generator[bool, None, None]:
-    """Hold the lock of the directory of *path*, and say whether it could be had.
+def locked_directory(path: str, patience: float) -> Generator[bool, None, None]:
+    """Hold the lock of the directory of *path*, and say whether it could be had within *patience* seconds.
 
     A directory that cannot be opened or has no lock, as on NFS, does without.  Somebody else may
     keep the lock for long, such as a shell's ``flock DIRECTORY PROGRAM``.
@@ -127,20 +126,22 @@ def locked_directory(path: str) -> Generator[bool, None, None]:
         yield True
         return
     with closing_fd(fd):
-        yield _try_lock(fd)
+        yield _try_lock(fd, patience)
 
 
-def _try_lock(fd: int) -> bool:
-    for _ in range(_TRIES):
+def _try_lock(fd: int, patience: float) -> bool:
+    end = monotonic() + patience
+    while True:
         try:
             flock(fd, LOCK_EX | LOCK_NB)
         except WOULD_BLOCK:
+            if monotonic() >= end:
+                return False
             sleep(_PAUSE)
         except OSError:
             return True
         else:
             return True
-    return False
 
 
 __all__ = [

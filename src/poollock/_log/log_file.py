@@ -34,6 +34,7 @@ from .sink import Sink, threads
 
 _LOCK_NOW = LOCK_EX | LOCK_NB
 _TRIES = 2  # to be as quick as who has the lock: to sleep and be woken takes longer than a record
+_PATIENCE = 1.0  # seconds for the lock of a directory, which a process that rotates has for much less
 _NO_FILE = os.stat_result((0,) * 10)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -86,6 +87,7 @@ class LogFile(Sink):
         "_namer",
         "_newline",
         "_path",
+        "_patience",
         "_regular",
         "_rotator",
         "_size",
@@ -106,6 +108,7 @@ class LogFile(Sink):
         self._namer = options.namer
         self._rotator = options.rotator
         self._has_warned = False
+        self._patience = _PATIENCE  # 0 once it was in vain: not every record is to wait
         self._flock: Callable[[int, int], None] = flock
         self._size = -1  # after the last record of this process
         self._fd = open_log(path)
@@ -197,7 +200,7 @@ class LogFile(Sink):
             self._flock(self._fd, LOCK_EX)
             while not is_at_path(self._path, self._fd):
                 self._follow()
-            if not self._rename_all():
+            if not self._rename_all(_PATIENCE):
                 raise BlockingIOError(errno.EAGAIN, "somebody keeps the lock of the directory", self._path)
         finally:
             self._flock(self._fd, LOCK_UN)
@@ -291,26 +294,32 @@ class LogFile(Sink):
             lock of the directory, or the system refuses, as in a directory that cannot be written to.
         """
         try:
-            return self._rename_all() and not is_at_path(self._path, self._fd)
+            could_lock = self._rename_all(self._patience)
+            self._patience = _PATIENCE if could_lock else 0
+            return could_lock and not is_at_path(self._path, self._fd)
         except OSError as error:
             if not self._has_warned:
                 self._has_warned = True
                 threads.progress.deferred.append(partial(_warn_of_growth, self._path, error))
             return False
 
-    def _rename_all(self) -> bool:
-        """Do that; return whether the lock of the directory could be had."""
-        names = [f"{self._path}.{number}" for number in range(1, self._backup_count + 1)]
-        names = [self._path, *(map(self._namer, names) if self._namer else names)]
-        with locked_directory(self._path) as locked:
+    def _rename_all(self, patience: float) -> bool:
+        """Do that; return whether the lock of the directory could be had within *patience* seconds."""
+        with locked_directory(self._path, patience) as locked:
             if locked and is_at_path(self._path, self._fd):
-                gaps = (number for number, name in enumerate(names) if not os.path.lexists(name))
-                for number in range(next(gaps, self._backup_count), 1, -1):
+                number = 1
+                while number < self._backup_count and os.path.lexists(self._backup(number)):
+                    number += 1
+                for target in range(number, 1, -1):
                     with suppress(FileNotFoundError):  # somebody else has removed it
-                        os.replace(names[number - 1], names[number])
-                self._rename_to(names[1])
+                        os.replace(self._backup(target - 1), self._backup(target))
+                self._rename_to(self._backup(1))
                 create_like(self._fd, self._path)
             return locked
+
+    def _backup(self, number: int) -> str:
+        name = f"{self._path}.{number}"
+        return self._namer(name) if self._namer else name
 
     def _rename_to(self, name: str) -> None:
         if self._rotator:
@@ -339,7 +348,7 @@ def open_log(path: str) -> int:
         return _open(path, 0)
     except FileNotFoundError:
         # A process that rotates has the lock until there is a new file, which has the mode of the old one.
-        with locked_directory(path):
+        with locked_directory(path, _PATIENCE / 10):
             return _open(path, os.O_CREAT)
 
 
