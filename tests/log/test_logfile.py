@@ -183,8 +183,8 @@ def test_backup_that_is_another_name_of_the_file(path: Path) -> None:
     assert lines_of(path) == ["1", "2"]
 
 
-def test_somebody_keeps_the_lock_of_the_directory(path: Path) -> None:
-    """Such as the shell's ``flock DIRECTORY PROGRAM``: the file grows meanwhile."""
+def test_somebody_keeps_the_lock_of_the_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the shell's ``flock DIRECTORY PROGRAM``: the file grows meanwhile, and one record waits."""
     import fcntl  # noqa: PLC0415 - not on Windows
 
     directory = os.open(path.parent, os.O_RDONLY)
@@ -192,10 +192,12 @@ def test_somebody_keeps_the_lock_of_the_directory(path: Path) -> None:
         log.write("1\n")
         fcntl.flock(directory, fcntl.LOCK_EX)
         log.write("2\n")
-        assert path.read_text() == "1\n2\n"
-        os.close(directory)
+        monkeypatch.setattr("poollock._backend.flock.sleep", pytest.fail)
         log.write("3\n")
-    assert path.read_text() == "3\n"
+        assert path.read_text() == "1\n2\n3\n"
+        os.close(directory)
+        log.write("4\n")
+    assert path.read_text() == "4\n"
 
 
 ROTATE = """if True:

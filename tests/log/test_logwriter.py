@@ -22,6 +22,7 @@ import threading
 import traceback
 from collections import Counter, UserString
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -643,6 +644,32 @@ def test_timed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "request b c failed after 0.500000: KeyError: 'no\\nkey'",
         "unfinished",
     ]
+
+
+def test_timed_says_when_and_where(path: Path) -> None:
+    """So that the lines of two runs, and of two workers, can be told apart."""
+    before = datetime.now().astimezone()
+    with LockedLogWriter(path) as log:
+        with log.timed("request a", stamp=True):
+            pass
+        with pytest.raises(KeyError), log.timed("request b", stamp=True):
+            raise KeyError("x")
+        child = multiprocessing.get_context("fork").Process(target=write_timed, args=(log,))
+        child.start()
+        child.join()
+    after = datetime.now().astimezone()
+    lines = [line.split(" ", 2) for line in path.read_text().splitlines()]
+    assert [int(pid) for _, pid, _ in lines] == [os.getpid(), os.getpid(), child.pid]
+    for time, _, _ in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", time)
+        assert before - timedelta(milliseconds=1) <= datetime.fromisoformat(time) <= after
+    texts = [re.sub(r"\d\.\d{6}", "S", text) for _, _, text in lines]
+    assert texts == ["request a cost: S", "request b failed after S: KeyError: 'x'", "request c cost: S"]
+
+
+def write_timed(log: LockedLogWriter) -> None:
+    with log.timed("request c", stamp=True):
+        pass
 
 
 def test_timed_block_raises_its_own_error(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,9 +22,10 @@ class Timer:
         seconds: How long the block took; 0.0 until it ends.
     """
 
-    def __init__(self, write_record: Callable[[str], None], label: str) -> None:
+    def __init__(self, write_record: Callable[[str], None], label: str, stamp: bool) -> None:  # noqa: FBT001 - keywords take longer
         self._write_record = write_record
         self._label = label
+        self._stamp = stamp
         self._start = 0.0
         self.seconds: float = 0.0
 
@@ -46,8 +48,17 @@ class Timer:
             self._write_line(f"failed after {self.seconds:.6f}: {show_error(error, Exception)}")
 
     def _write_line(self, text: str) -> None:
-        line = f"{self._label} {text}".replace("\r", " ").replace("\n", " ")
+        line = f"{self._label} {text}"
+        if self._stamp:
+            line = f"{_now()} {os.getpid()} {line}"
+        line = line.replace("\r", " ").replace("\n", " ")
         try:
             self._write_record(f"{line}\n")
         except UnicodeEncodeError:
             self._write_record(line.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+def _now() -> str:
+    from datetime import datetime  # noqa: PLC0415 - which takes long to import, and few want it
+
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -204,7 +204,7 @@ class LockedLogWriter(io.TextIOBase):
         if isinstance(file, LogFile):
             file.rotate()
 
-    def timed(self, label: str) -> Timer:
+    def timed(self, label: str, *, stamp: bool = False) -> Timer:
         """Return a context manager that writes how long its block took: ``LABEL cost: SECONDS``.
 
         If the block raises, the line is ``LABEL failed after SECONDS: ERROR``, and the exception
@@ -212,11 +212,13 @@ class LockedLogWriter(io.TextIOBase):
 
         Args:
             label: What the line begins with.
+            stamp: Whether the line says before that when the block ended and in which process, as
+                ``2026-11-28T18:30:05.123+00:00 4711``.
 
         Returns:
             The context manager; its ``seconds`` are how long the block took.
         """
-        return Timer(self._write_record, label)
+        return Timer(self._write_record, label, stamp)
 
     @override
     def close(self) -> None:
