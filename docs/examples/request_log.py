@@ -1,6 +1,9 @@
 """Send items to an HTTP API from a pool of workers; write how long each request took to one log.
 
 Without --url, the requests go to a small server that this program starts itself.
+
+The exit status is 1 if requests have failed, 2 if the job could not begin, 3 if the log could not be
+written, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,12 +12,13 @@ import argparse
 import multiprocessing
 import os
 import random
+import shlex
 import statistics
 import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +28,12 @@ from typing import NamedTuple
 
 from poollock import LockedLogWriter, locked_pool, manager_locked_pool
 
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+NOT_BEGUN, LOG_FAILED, INTERRUPTED = 2, 3, 130  # exit statuses
+LONGEST = 86_400  # seconds that a server may be silent: more than a day is a mistake
+
+
+class LogError(Exception):
+    """The log cannot be written, so there is no use in sending more requests."""
 
 
 class Outcome(NamedTuple):
@@ -34,14 +43,16 @@ class Outcome(NamedTuple):
     failed: bool
 
 
-def send_request(data: str, *, url: str, log: LockedLogWriter, timeout: float) -> Outcome:
+def send_request(data: str, *, url: str, log: LockedLogWriter, timeout: float, stamp: bool) -> Outcome:
     """Send *data* to *url* and log the cost: the task that each worker runs."""
     target = url.replace("{data}", urllib.parse.quote(data, safe="", errors="replace"))
-    timer = log.timed(f"request {data}")
+    timer = log.timed(f"request {data}", stamp=stamp)
     try:
         with timer, urllib.request.urlopen(target, timeout=timeout) as reply:
             reply.read()
     except Exception:  # noqa: BLE001 - whatever a server does, the next request is sent
+        if timer.log_error is not None:
+            raise LogError(f"{log.name} cannot be written: {timer.log_error}") from None
         return Outcome(timer.seconds, failed=True)
     return Outcome(timer.seconds, failed=False)
 
@@ -108,8 +119,21 @@ def progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     try:
         from tqdm import tqdm  # noqa: PLC0415 - the job runs the same without it
     except ImportError:
-        return outcomes
+        return counted(outcomes, total)
     return tqdm(outcomes, total=total, unit="request")
+
+
+def counted(outcomes: Iterable[Outcome], total: int) -> Iterator[Outcome]:
+    """Show how many requests are done, at most ten times a second, in place of tqdm's bar."""
+    shown = 0.0
+    try:
+        for number, outcome in enumerate(outcomes, start=1):
+            if time.monotonic() >= shown + 0.1 or number == total:
+                shown = time.monotonic()
+                print(f"\r{number} of {total} requests", end="", file=sys.stderr, flush=True)
+            yield outcome
+    finally:
+        print(file=sys.stderr)
 
 
 def summary(outcomes: list[Outcome], seconds: float) -> str:
@@ -121,6 +145,14 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
         return line
     percentile = costs[-(-95 * len(costs) // 100) - 1]
     return f"{line}, median {statistics.median(costs):.4f} s, 95th percentile {percentile:.4f} s"
+
+
+def seconds(text: str) -> float:
+    """Return the number of seconds that an argument stands for."""
+    number = float(text)
+    if not 0 < number <= LONGEST:  # not a number among them
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {LONGEST}, not {text}")
+    return number
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -139,10 +171,14 @@ def parse_arguments() -> argparse.Namespace:
         "--log", default="request.log", metavar="FILE", help="the log to append to (%(default)s)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=30, metavar="S", help="seconds a server may be silent (%(default)g)"
+        "--timeout", type=seconds, default=30, metavar="S", help="seconds of a server's silence (%(default)g)"
     )
     parser.add_argument("--manager", action="store_true", help="share the lock by a manager process")
-    parser.add_argument("--start-method", choices=multiprocessing.get_all_start_methods())
+    parser.add_argument("--stamp", action="store_true", help="begin each line with the time and the process")
+    methods = multiprocessing.get_all_start_methods()
+    parser.add_argument(
+        "--start-method", choices=methods, help=f"how the workers are started; default: {methods[0]}"
+    )
     options = parser.parse_args()
     if options.url is not None and "{data}" not in options.url:
         parser.error("--url must have {data} in it, where the item goes")
@@ -152,7 +188,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the job and return its exit status: 1 if any request failed."""
+    """Run the job and return its exit status: 1 if requests have failed."""
     options = parse_arguments()
     items = read_items(options.input)
     make_pool = manager_locked_pool if options.manager else locked_pool
@@ -163,12 +199,15 @@ def main() -> int:
         LockedLogWriter(options.log, lock=pool.lock) as log,
         served(options.url) as url,
     ):
-        task = partial(send_request, url=url, log=log, timeout=options.timeout)
+        task = partial(send_request, url=url, log=log, timeout=options.timeout, stamp=options.stamp)
         start = time.monotonic()
         outcomes = list(progress(pool.imap_unordered(task, items), len(items)))
-        seconds = time.monotonic() - start
-    print(summary(outcomes, seconds))
-    return int(any(outcome.failed for outcome in outcomes))
+        duration = time.monotonic() - start
+    print(summary(outcomes, duration))
+    failed = any(outcome.failed for outcome in outcomes)
+    if failed:
+        print(f"for the reasons: grep 'failed after' {shlex.quote(options.log)}")
+    return int(failed)
 
 
 if __name__ == "__main__":
@@ -176,5 +215,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except OSError as error:
-        sys.exit(f"request_log.py: {error}")
+    except (LogError, OSError) as error:
+        print(f"request_log.py: {error}", file=sys.stderr)
+        sys.exit(LOG_FAILED if isinstance(error, LogError) else NOT_BEGUN)

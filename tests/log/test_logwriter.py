@@ -633,7 +633,7 @@ def test_timed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LockedLogWriter(path) as log:
         with log.timed("request a") as timer:
             assert timer.seconds == 0.0
-        assert timer.seconds == 0.25
+        assert (timer.seconds, timer.log_error) == (0.25, None)
         log.write("unfinished")
         failed = log.timed("request b\nc")
         with pytest.raises(KeyError), failed:
@@ -690,8 +690,13 @@ def test_timed_block_raises_its_own_error(path: Path) -> None:
             raise InterruptedInTheMiddleError
         path.unlink()
         path.mkdir()
-        with pytest.raises(KeyboardInterrupt), log.timed("c"):
-            raise KeyboardInterrupt
+        for error in (KeyboardInterrupt, KeyError):
+            with pytest.raises(error), (timer := log.timed("c")):
+                raise error
+            assert timer.log_error == f"IsADirectoryError: [Errno 21] Is a directory: {str(path)!r}"
+        with pytest.raises(IsADirectoryError), (timer := log.timed("c")):
+            pass
+        assert timer.log_error
         path.rmdir()
     assert not path.exists()
 

@@ -20,6 +20,8 @@ class Timer:
 
     Attributes:
         seconds: How long the block took; 0.0 until it ends.
+        log_error: Why the line is not in the log, as ``OSError: TEXT``; None if it is there.  The error
+            itself is raised, unless the block has raised one.
     """
 
     def __init__(self, write_record: Callable[[str], None], label: str, stamp: bool) -> None:  # noqa: FBT001 - keywords take longer
@@ -28,6 +30,7 @@ class Timer:
         self._stamp = stamp
         self._start = 0.0
         self.seconds: float = 0.0
+        self.log_error: str | None = None  # an exception would keep the caller's frame, which has the timer
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()
@@ -53,9 +56,13 @@ class Timer:
             line = f"{_now()} {os.getpid()} {line}"
         line = line.replace("\r", " ").replace("\n", " ")
         try:
-            self._write_record(f"{line}\n")
-        except UnicodeEncodeError:
-            self._write_record(line.encode("ascii", "backslashreplace").decode() + "\n")
+            try:
+                self._write_record(f"{line}\n")
+            except UnicodeEncodeError:
+                self._write_record(line.encode("ascii", "backslashreplace").decode() + "\n")
+        except Exception as error:
+            self.log_error = show_error(error, Exception)
+            raise
 
 
 def _now() -> str:
