@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from poollock._manager import served_lock
 from poollock._manager import server as server_module
 from poollock._manager.server import LockServer
 
@@ -45,6 +46,7 @@ class Peer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LockServer]:
     monkeypatch.setattr(server_module, "_PARENT_CHECK", 0)  # so that no step waits
+    monkeypatch.setattr(served_lock, "_SLICE", 0)
     made: Any = LockServer({}, None, b"key", "pickle")
     made.create_lock(multiprocessing.Pipe()[0], 1, bounded=True)
     yield made
@@ -117,6 +119,34 @@ def test_time_limit_of_a_wait_that_ended_in_time_is_not_the_next_ones(peers: tup
     assert other.hears() == b""
     holder.says(b"release")
     assert other.hears() == b"1\n"
+
+
+def test_holder_keeps_the_lock_for_its_slice(
+    peers: tuple[Peer, Peer], server: LockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, other = peers
+    other.says(b"acquire inf")
+    assert other.hears() == b""
+    holder.says(b"release", b"acquire inf")
+    assert (holder.hears(), other.hears()) == (b"", b"1\n")  # there was no slice left
+    monkeypatch.setattr(served_lock, "_SLICE", 60)
+    other.says(b"release")
+    assert holder.hears() == b"1\n"
+    other.says(b"acquire inf")
+    assert other.hears() == b""
+    for _ in range(3):
+        holder.says(b"release", b"acquire inf")
+        assert (holder.hears(), other.hears()) == (b"1\n", b"")
+    holder.says(b"release")
+    assert other.hears() == b"1\n"
+
+
+def test_holder_that_asks_again_and_dies_has_not_died_holding(peers: tuple[Peer, Peer]) -> None:
+    holder, other = peers
+    holder.says(b"release", b"acquire inf")
+    holder.sock.close()
+    other.says(b"state")
+    assert other.hears() == b"1 0\n"
 
 
 def test_dead_client_is_passed_over(peers: tuple[Peer, Peer], server: LockServer) -> None:

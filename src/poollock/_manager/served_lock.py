@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from .protocol import NO, REVOKED, YES
+
+# Seconds for which a client may take the lock again and again while others wait.  Each change of
+# holder needs the next one to be scheduled, which takes long on a busy machine.
+_SLICE = 0.001
 
 
 class Client:
@@ -52,6 +57,7 @@ class ServedLock:
         self._waiters: dict[Client, None] = {}
         self._abandoned = False
         self._died_holding: set[int] = set()  # pids; each is told once
+        self._slice_end = 0.0
 
     def acquire(self, client: Client) -> bool:
         """Grant the lock to *client*, if it is free; return whether it was."""
@@ -89,6 +95,12 @@ class ServedLock:
             return False
         self._pass_on()
         return True
+
+    def keep(self, client: Client) -> bool:
+        """Release the lock for *client* and grant it again; return False if it is somebody else's turn."""
+        if client not in self._holders or (self._waiters and monotonic() > self._slice_end):
+            return False
+        return client.answer(YES)
 
     def cancel(self, client: Client) -> None:
         """Take back what *client* has, or end its wait; it wants neither."""
@@ -130,4 +142,5 @@ class ServedLock:
         if not client.answer(YES):
             return False
         self._holders[client] = None
+        self._slice_end = monotonic() + _SLICE
         return True

@@ -24,6 +24,7 @@ from .protocol import ACQUIRE, CANCEL, MOST, NO, RELEASE, YES
 from .served_lock import Client, ServedLock
 
 _PARENT_CHECK = 0.25  # seconds
+_AGAIN = [RELEASE, ACQUIRE + b"inf"]  # what a client sends that releases a lock and takes it at once
 
 
 class LockServer(Server):
@@ -107,6 +108,9 @@ class LockServer(Server):
             self._end(client)
             return
         *lines, client.unread = (client.unread + message).split(b"\n")
+        if lines == _AGAIN and client.lock.keep(client):
+            self._deadlines.pop(client, None)
+            return
         for line in lines:
             if line == RELEASE:
                 client.lock.release(client)
