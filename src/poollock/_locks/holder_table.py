@@ -116,9 +116,8 @@ class HolderTable:
         # Nothing is called in here, as in _take.
         words, start = self._words, self._start
         rest, pid = words[start + _REST], words[start + _PID]
-        words[start + _REST] = (
-            rest + words[start + _MAIN] + words[start + _THREADS] - (pid << 32)
-        )  # for nobody
+        counted = words[start + _MAIN] + words[start + _THREADS]
+        words[start + _REST] = rest + counted - (pid << 32)  # for nobody
         gone, self.main_places = self.main_places, 0
         if threads:
             gone, self.thread_places = gone + self.thread_places, 0
@@ -172,7 +171,7 @@ class HolderTable:
         """
         held = 0
         for row in self._rows():
-            if row.pid == pid and row.places:
+            if row.pid == pid:
                 held += max(0, row.places - row.returned)
                 self._words[row.start + _REST] = self._words[row.start + _RETURNED]  # for nobody
         return held
