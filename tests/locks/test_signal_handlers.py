@@ -29,6 +29,18 @@ def free(lock: BaseLock) -> int:
     return lock.get_value() if isinstance(lock, Semaphore) else 1 - lock.locked()
 
 
+def enter(lock: BaseLock) -> None:
+    type(lock).__enter__(lock)
+
+
+def acquire(lock: BaseLock) -> None:
+    lock.acquire()
+
+
+def acquire_in_time(lock: BaseLock) -> None:
+    lock.acquire(timeout=20)
+
+
 @pytest.fixture(params=KINDS, ids=["Lock", "RLock", "Semaphore"])
 def make(request: pytest.FixtureRequest) -> Make:
     made: Make = request.param
@@ -36,8 +48,16 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["first time", "again"])
-@pytest.mark.parametrize("timeout", [None, 20])
-def test_acquire_that_raises_takes_nothing(make: Make, timeout: float | None, used: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    "take",
+    [enter, acquire, acquire_in_time],
+    ids=["with", "acquire", "timeout"],
+)
+def test_acquire_that_raises_takes_nothing(
+    make: Make,
+    take: Callable[[BaseLock], object],
+    used: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
     count, left = 1, 0
     while left == 0:
         lock = make()
@@ -47,13 +67,13 @@ def test_acquire_that_raises_takes_nothing(make: Make, timeout: float | None, us
         most = free(lock)
         raised: list[Interrupt] = []
 
-        def acquire(lock: BaseLock = lock, raised: list[Interrupt] = raised) -> None:
+        def attempt(lock: BaseLock = lock, raised: list[Interrupt] = raised) -> None:
             try:
-                lock.acquire(timeout=timeout)
+                take(lock)
             except Interrupt as error:
                 raised.append(error)
 
-        handled_at(count, acquire)
+        handled_at(count, attempt)
         left = most - free(lock)
         assert left == (not raised)
         assert len(lock.holders) == left
@@ -93,12 +113,12 @@ def test_acquire_inside_an_acquire_that_raises(make: Make) -> None:
         most = free(lock)
         raised = True
 
-        def acquire(lock: BaseLock = lock) -> None:
+        def attempt(lock: BaseLock = lock) -> None:
             nonlocal raised
             lock.acquire()
             raised = False
 
-        if not handled_at(count, acquire, handler):
+        if not handled_at(count, attempt, handler):
             break
         assert most - free(lock) == (not raised) == len(lock.holders)
         count += 1
