@@ -206,8 +206,8 @@ def test_signals_in_the_middle(make: Callable[[], Any], how: str) -> None:
     used = make()
     try:
         for _ in range(500):
-            armed.append(True)
             try:
+                armed.append(True)  # a timer of the last round may be over right after that
                 signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.000005, 0.0001))
                 for _ in range(100):
                     with used:
