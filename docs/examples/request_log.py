@@ -16,6 +16,7 @@ import shlex
 import statistics
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Iterable, Iterator
@@ -50,7 +51,9 @@ def send_request(data: str, *, url: str, log: LockedLogWriter, timeout: float, s
     try:
         with timer, urllib.request.urlopen(target, timeout=timeout) as reply:
             reply.read()
-    except Exception:  # noqa: BLE001 - whatever a server does, the next request is sent
+    except Exception as error:  # noqa: BLE001 - whatever a server does, the next request is sent
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it has the answer's connection
         if timer.log_error is not None:
             raise LogError(f"{log.name} cannot be written: {timer.log_error}") from None
         return Outcome(timer.seconds, failed=True)
