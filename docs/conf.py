@@ -35,7 +35,9 @@ napoleon_use_ivar = True  # "Attributes:" stay a list
 
 nitpick_ignore_regex = [
     # Type variables, and what is imported for type checkers only.
-    ("py:class", r"(.*\.)?_[A-Z]\w*|AsyncResult|IMapIterator|MapResult"),
+    ("py:class", r"(.*\.)?_[A-Z]\w*|AsyncResult|IMapIterator|MapResult|Task|LockTask|LocksTask"),
+    # Its public base, multiprocessing.pool.IMapIterator, takes no type variable at run time.
+    ("py:class", r"poollock\._supervisor\.results\.ResultIterator"),
     # Without a network the names of the standard library are no links; and its inventory has not all of them.
     ("py:.*", r"(collections|concurrent|contextlib|io|logging|multiprocessing|os|typing)\..*"),
 ]
@@ -68,6 +70,7 @@ def _show_public_bases(app: Sphinx, name: str, obj: object, options: object, bas
     bases[:] = [
         next(public for public in base.__mro__ if not public.__module__.startswith("poollock._"))
         for base in bases
+        if isinstance(base, type)  # typing.NamedTuple is a function
     ]
 
 
