@@ -541,7 +541,7 @@ def test_rollover_that_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -
             handler.doRollover()
     directory = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
-    with pytest.raises(BlockingIOError, match="somebody keeps the lock of the directory"):
+    with pytest.raises(BlockingIOError, match="another program keeps the lock of the directory"):
         handler.doRollover()
     os.close(directory)
     handler.doRollover()

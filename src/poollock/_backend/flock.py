@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from stat import S_IMODE, S_IRUSR, S_IRWXG, S_IRWXO, S_IWUSR
 from time import monotonic, sleep
 
-WOULD_BLOCK = (BlockingIOError, PermissionError)  # what LOCK_NB raises; the second on Linux's cifs
+# What flock() with LOCK_NB raises if another process has the lock; PermissionError on Linux's cifs.
+WOULD_BLOCK = (BlockingIOError, PermissionError)
 _PAUSE = 0.001  # seconds
 _PRIVATE = S_IRUSR | S_IWUSR
 
@@ -28,10 +29,10 @@ if sys.platform == "win32":  # not run here: the project's machines have Linux
 
     LOCK_EX, LOCK_NB, LOCK_UN = 2, 4, 8
     OPEN_FLAGS = os.O_BINARY | os.O_NOINHERIT
-    _FAR = 1 << 62  # a byte that no log reaches: Windows locks forbid others to read what is locked
+    _FAR = 1 << 62  # a byte that no log reaches, since nobody else can read what is locked on Windows
 
     def flock(fd: int, operation: int) -> None:
-        """Take or give back the lock on the file that *fd* has opened."""
+        """Take or give back the lock on the file that *fd* has open."""
         mode = {LOCK_UN: msvcrt.LK_UNLCK, LOCK_EX: msvcrt.LK_LOCK}.get(operation, msvcrt.LK_NBLCK)
         while True:
             os.lseek(fd, _FAR, os.SEEK_SET)
@@ -51,7 +52,7 @@ if sys.platform == "win32":  # not run here: the project's machines have Linux
         return os.read(fd, count)
 
     def create_file(path: str, like: os.stat_result) -> None:
-        """Create a file; what it permits is its directory's to say."""
+        """Create a file; on Windows its permissions come from its directory."""
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666))
 else:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock, lockf
@@ -69,13 +70,16 @@ else:
             _create_and_name(path, like)
         except FileExistsError:
             raise
-        except (AttributeError, OSError):  # another system than Linux, or a file system that cannot do that
+        except (AttributeError, OSError):  # not on Linux, or on a file system that cannot do that
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, _PRIVATE)
             with closing_fd(fd):
                 _copy_permissions(like, fd)
 
     def _create_and_name(path: str, like: os.stat_result) -> None:
-        """Do that without a moment in which the file is its owner's alone, and leave nothing if killed."""
+        """Create a file without a name, and give it one when it has its permissions.
+
+        Nobody sees it without them, and a process that is killed in here leaves nothing.
+        """
         fd = os.open(os.path.dirname(path), os.O_WRONLY | os.O_TMPFILE | OPEN_FLAGS, _PRIVATE)
         with closing_fd(fd):
             _copy_permissions(like, fd)
@@ -83,13 +87,13 @@ else:
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
 
     def _copy_permissions(like: os.stat_result, fd: int) -> None:
-        """Let nobody do more to the file of *fd* than to the other one."""
+        """Give *fd* the permissions of another file; if some cannot be had, nobody gets more than before."""
         with suppress(OSError):
             os.fchown(fd, -1, like.st_gid)
         with suppress(OSError):
             os.fchown(fd, like.st_uid, -1)
         mode = S_IMODE(like.st_mode) | S_IWUSR
-        if os.fstat(fd).st_gid != like.st_gid:  # the members of this group were "others"
+        if os.fstat(fd).st_gid != like.st_gid:  # members of the new group could do what others could
             mode = mode & ~S_IRWXG | (mode & S_IRWXO) << 3
         with suppress(OSError):  # some file systems have no modes
             os.fchmod(fd, mode)
@@ -99,7 +103,7 @@ if sys.platform == "darwin":  # not run here
     import fcntl
 
     def sync(fd: int) -> None:
-        """Have the disk itself write what it has: fsync(2) of macOS leaves it in the disk's memory."""
+        """Bring the file to the disk itself: fsync(2) of macOS leaves it in the disk's memory."""
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
 else:
     sync = os.fsync
@@ -115,10 +119,10 @@ def open_directory(path: str) -> Generator[int, None, None]:
 
 @contextmanager
 def locked_directory(path: str, patience: float) -> Generator[bool, None, None]:
-    """Hold the lock of the directory of *path*, and say whether it could be had within *patience* seconds.
+    """Hold the lock of the directory of *path*; yield whether it could be had within *patience* seconds.
 
-    A directory that cannot be opened or has no lock, as on NFS, does without.  Somebody else may
-    keep the lock for long, such as a shell's ``flock DIRECTORY PROGRAM``.
+    If the directory cannot be opened or has no lock, as on NFS, that counts as had.  Another program
+    may keep the lock for long, such as a shell's ``flock DIRECTORY PROGRAM``.
     """
     try:
         fd = os.open(os.path.dirname(path), os.O_RDONLY | OPEN_FLAGS)

@@ -16,11 +16,10 @@ from poollock._typing import override
 
 from .sink import Sink, threads
 
-# What a writer goes by that writes to one.
+# The names of the two streams, in messages and in what is sent to another process.
 CONSOLES = {"<stdout>": "stdout", "<stderr>": "stderr"}
 
-
-# What keeps threads apart: consoles may be one terminal or pipe, by its device and inode.
+# The mutex of each terminal, pipe or file, by device and inode: both streams may lead to the same.
 _mutexes: dict[tuple[int, int], RLock] = {}
 _NO_FILE = os.stat_result((0,) * 10)
 
@@ -32,12 +31,16 @@ class Console(Sink):
     would not keep them apart.  ``lockf`` does: its locks belong to the process.
 
     A record goes to the descriptor if the stream's ``write`` is that of a text file.  Other streams, of a
-    notebook or a test for example, may have no descriptor, or do more with text than to write it there.
+    notebook or a test for example, may have no descriptor, or do more with text than to write it there:
+    they are given the text.
 
     Args:
         stream: The stream.
-        lock: The user's lock, held during each record; no other is needed then.
-        encoding: That of the records.
+        lock: The user's lock, held during each record instead of ``lockf``.
+        encoding: The encoding of the records.
+
+    Raises:
+        ValueError: The stream is closed.
     """
 
     __slots__ = ("_closed", "_encoding", "_fd", "_has_lock", "_is_file", "_stream")
@@ -63,12 +66,12 @@ class Console(Sink):
             if not self._is_file:
                 self._show(data.decode(self._encoding, "backslashreplace"))
                 return
-            self._stream.flush()  # what it has kept back comes before
+            self._stream.flush()  # text that print() has left in its buffer comes first
             rest = memoryview(data)
             while rest:
                 try:
                     rest = rest[os.write(fd, rest) :]
-                except BlockingIOError:  # another program that has this console made it so
+                except BlockingIOError:  # another program that shares this console has made it non-blocking
                     select.select([], [fd], [])
         finally:
             if self._has_lock:
@@ -81,7 +84,7 @@ class Console(Sink):
 
     @override
     def _append_inside(self, data: bytes) -> None:
-        # After the other one: a terminal or a pipe may have taken a part of that.
+        # Later: a terminal or a pipe may have taken a part of the interrupted record.
         threads.progress.deferred.append(partial(self.append, data))
 
     @override
@@ -90,12 +93,11 @@ class Console(Sink):
 
     @override
     def close_after_fork(self) -> None:
-        """Write no more; the stream stays open."""
         self._closed = True
 
 
 def _descriptor(stream: Any) -> int:
-    """Return the descriptor of a stream; -1 if it has none, so that nobody else can write to it."""
+    """Return the descriptor of a stream, or -1 if it has none."""
     try:
         fd: int = stream.fileno()
     except (AttributeError, io.UnsupportedOperation):
@@ -104,10 +106,12 @@ def _descriptor(stream: Any) -> int:
 
 
 def stream_of(target: str, writer: type) -> Any:
-    """Return the stream of this process, which may have put a *writer* in its place.
+    """Return the stream of this process that *target* names.
+
+    If the program has put a *writer* in the stream's place, this is the stream that it replaces.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The process has none.
     """
     name = CONSOLES[target]
     stream = getattr(sys, name)
@@ -119,18 +123,18 @@ def stream_of(target: str, writer: type) -> Any:
 
 
 def target_of(path: Any) -> str:
-    """Return what is written to, as another process can know it too: an absolute path, or a console.
+    """Return the absolute path of a file, or the name of a console: what another process understands too.
 
     Raises:
-        TypeError: *path* is neither a path nor a console.
-        ValueError: *path* is a console that this process has not.
+        TypeError: *path* is neither a path nor one of this process's two streams.
+        ValueError: *path* is None, because this process has no such stream.
     """
     for target, name in CONSOLES.items():
         if any(path is stream for stream in (getattr(sys, name), getattr(sys, f"__{name}__"))):
             if path is None:
                 raise ValueError(f"this process has no sys.{name}")
             return target
-    # A spawned worker may be in another directory.
+    # Absolute, because a worker may be in another directory.
     return os.path.abspath(os.fsdecode(path))
 
 

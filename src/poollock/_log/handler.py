@@ -1,4 +1,4 @@
-"""LockedLogHandler: the log of all processes for the logging module; not imported before it is wanted."""
+"""LockedLogHandler: a LockedLogWriter for the logging module, which takes long to import."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class LockedLogHandler(logging.Handler):
 
     Args:
         path: The file, as for :class:`LockedLogWriter`.
-        mode: ``"a"``, or anything with *maxBytes*, as with ``RotatingFileHandler``: another
-            process may have written to the file.
+        mode: ``"a"``, since another process may have written to the file.  With *maxBytes* it has no
+            effect, as with ``RotatingFileHandler``.
         maxBytes: Bytes: *max_bytes* of ``LockedLogWriter``, by ``RotatingFileHandler``'s name.
             A configuration file may have it as ``5e3``.
         backupCount: *backup_count*, by the same.
@@ -82,7 +82,7 @@ class LockedLogHandler(logging.Handler):
             fsync,
         ).checked()
         self._writer = LockedLogWriter._unopened(self._options)
-        super().__init__()  # at last: logging closes at exit what has come so far
+        super().__init__()  # last, because logging closes at exit each handler that has come so far
         if not delay:
             self._writer._ensure_open()
 
@@ -94,7 +94,7 @@ class LockedLogHandler(logging.Handler):
         filter and format at the same time.
 
         Returns:
-            Whether they did.
+            Whether they let it pass.
         """
         passed: Any = self.filter(record)
         if passed:
@@ -107,13 +107,13 @@ class LockedLogHandler(logging.Handler):
         """Format *record* and write it, whole."""
         try:
             self._write(self.format(record) + self.terminator)
-        except RecursionError:  # as logging.StreamHandler, CPython issue 36272
+        except RecursionError:  # which logging.StreamHandler raises too, CPython issue 36272
             raise
         except Exception:  # noqa: BLE001 - handleError is for whatever happens here
             self.handleError(record)
 
     def _write(self, text: str) -> None:
-        if self.lock is None or threads.progress.depth:  # what is in the middle of a record must not wait
+        if self.lock is None or threads.progress.depth:  # in the middle of a record nothing may wait
             self._write_record(text)
             return
         with self.lock:
@@ -125,7 +125,7 @@ class LockedLogHandler(logging.Handler):
             try:
                 return writer._write_record(text)
             except ValueError:
-                if writer is self._writer:  # else another thread has closed it
+                if writer is self._writer:  # if not, another thread has closed that one
                     raise
 
     @override
@@ -135,16 +135,18 @@ class LockedLogHandler(logging.Handler):
         self._reopen()
 
     def _reopen(self, **changes: Any) -> None:
-        """Close the file; the next record opens it again, with options that are changed."""
+        """Close the file; the next record opens it again, with the options changed."""
         with nullcontext() if self.lock is None else self.lock:
-            self._options = self._options._replace(**changes).checked()
+            if changes:
+                self._options = self._options._replace(**changes).checked()
             writer, self._writer = self._writer, LockedLogWriter._unopened(self._options)
             writer.close()
 
     def doRollover(self) -> None:  # noqa: N802 - RotatingFileHandler's
-        """Rename the file, and the older ones before it; with ``backupCount`` 0 nothing happens.
+        """Rename the file, and the older ones before it, whatever its size.
 
-        Each call does so, that of each process too.
+        With ``backupCount`` 0 nothing happens.  Each call rotates: if several processes call it, the log
+        is rotated as often.
 
         Raises:
             OSError: The file cannot be renamed.
@@ -171,9 +173,9 @@ class LockedLogHandler(logging.Handler):
 
     @property
     def namer(self) -> Callable[[str], str] | None:
-        """What makes the name of an older file from ``path.1`` and so on; ``None`` leaves it.
+        """A function that makes the name of an older file from ``path.1`` and so on; or ``None``.
 
-        Every process must have the same.
+        It must be the same in every process.
         """
         return self._options.namer
 
@@ -183,9 +185,9 @@ class LockedLogHandler(logging.Handler):
 
     @property
     def rotator(self) -> Callable[[str, str], object] | None:
-        """What makes the first older file of the file, whose names it is given; ``None`` renames it.
+        """A function that makes the first older file from the log, given the names of both; or ``None``.
 
-        Nobody can write to the log meanwhile.  If it leaves the file where it is, records go on to go there.
+        Other processes wait for it before they write.  If it leaves the log where it is, that grows on.
         """
         return self._options.rotator
 
@@ -211,5 +213,5 @@ class LockedLogHandler(logging.Handler):
 
 
 def _as_count(number: Any) -> Any:
-    """Return a whole number as an int, ``5e3`` among them; anything else as it is."""
+    """Return a whole float as an int, ``5e3`` for example; anything else as it is."""
     return int(number) if isinstance(number, float) and number.is_integer() else number

@@ -18,10 +18,8 @@ from poollock._backend.flock import (
     LOCK_EX,
     LOCK_NB,
     LOCK_UN,
-    OPEN_FLAGS,
     WOULD_BLOCK,
     closing_fd,
-    create_file,
     flock,
     locked_directory,
     open_directory,
@@ -30,11 +28,12 @@ from poollock._backend.flock import (
 )
 from poollock._typing import override
 
+from .opening import create_like, is_at_path, open_log, reopen_log
 from .sink import Sink, threads
 
 _LOCK_NOW = LOCK_EX | LOCK_NB
-_TRIES = 2  # to be as quick as who has the lock: to sleep and be woken takes longer than a record
-_PATIENCE = 1.0  # seconds for the lock of a directory, which a process that rotates has for much less
+_TRIES = 2  # attempts before this process sleeps: a record is written sooner than a sleeper is woken
+_PATIENCE = 1.0  # seconds to wait for the lock of a directory; a rotation takes much less
 _NO_FILE = os.stat_result((0,) * 10)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -44,12 +43,12 @@ class FileOptions(NamedTuple):
 
     Attributes:
         newline: What ends a line, encoded.
-        ending: The last character of it, encoded: a file that does not end so was cut short.
-        max_bytes: The size that the file is not to exceed; 0 is none.
+        ending: Its last character, encoded.  A file that ends otherwise has a record that was cut short.
+        max_bytes: The size in bytes that the file is not to exceed; 0 is no limit.
         backup_count: How many older files are kept, as ``path.1`` and so on.
         fsync: Whether a record is on the disk when its write returns.
-        namer: What makes the name of an older file from ``path.1`` and so on, if that is not to be it.
-        rotator: What makes the first of the older files from the file, if renaming is not enough.
+        namer: Makes the name of an older file from ``path.1`` and so on; None leaves it.
+        rotator: Makes the first older file from the log, given the names of both; None renames the log.
     """
 
     newline: bytes
@@ -64,13 +63,21 @@ class FileOptions(NamedTuple):
 class LogFile(Sink):
     """The file at *path*, created if there is none; or a pipe, a terminal or a device that is there.
 
-    What is no regular file has the size 0 for the system, so none of what depends on the size is done to it.
+    The size of what is no regular file is 0, always: it does not rotate, and nothing is taken back from it.
 
-    ``flock`` belongs to the open file description.  Threads share it, and so does a forked child,
-    which must make a LogFile of its own.
+    ``flock`` belongs to the open file description, which all threads and a forked child share.  So
+    threads need a mutex, and a child must make a LogFile of its own.
 
-    If a process is killed anywhere in here, the kernel frees its lock.  The next one finds a record
-    cut short, or a rotation half done, and goes on from there.
+    If a process is killed anywhere in here, the kernel frees its lock.  The next process finds a record
+    that was cut short, or a rotation that was left half done, and goes on from there.
+
+    Args:
+        path: The path, absolute.
+        options: How the file is written.
+        lock: The user's lock, held during each record as well.
+
+    Raises:
+        OSError: The file cannot be opened, or its file system has no locks and there is no *lock*.
     """
 
     __slots__ = (
@@ -98,7 +105,7 @@ class LogFile(Sink):
         super().__init__(lock, RLock())
         self._fd = -1
         self._path = path
-        self._encoded_path = os.fsencode(path)  # which stat would do each time
+        self._encoded_path = os.fsencode(path)  # stat() would do that for each record
         self._newline = options.newline
         self._ending = options.ending
         self._width = len(options.ending)
@@ -108,9 +115,9 @@ class LogFile(Sink):
         self._namer = options.namer
         self._rotator = options.rotator
         self._has_warned = False
-        self._patience = _PATIENCE  # 0 once it was in vain: not every record is to wait
+        self._patience = _PATIENCE  # 0 after it was in vain, so that not each record waits
         self._flock: Callable[[int, int], None] = flock
-        self._size = -1  # after the last record of this process
+        self._size = -1  # the size after the last record of this process; -1 if it is not known
         self._fd = open_log(path)
         try:
             self._remember_identity()
@@ -137,19 +144,19 @@ class LogFile(Sink):
             length = len(data)
             if status.st_ino != self._inode or status.st_dev != self._device or size + length > self._limit:
                 size = self._prepare(length)
-            if size != self._size and not self._ends_line(fd, size):  # somebody else has been killed
+            if size != self._size and not self._ends_line(fd, size):  # another process was killed
                 size, data = self._start_line(size, data)
                 length = len(data)
             try:
                 written = write(fd, data)
-                while written != length:  # a full disk takes a part, and refuses the rest
+                while written != length:  # a full disk takes a part, and raises for the rest
                     written += write(fd, data[written:])
             except BaseException:
                 self._truncate_partial(size, length)
                 raise
             self._size = size + length
             if self._fsync:
-                self._flock(fd, LOCK_UN)  # nobody need wait for the disk but the caller
+                self._flock(fd, LOCK_UN)  # only this record has to wait for the disk
                 sync(fd)
         finally:
             self._flock(fd, LOCK_UN)
@@ -158,11 +165,11 @@ class LogFile(Sink):
     def _append_inside(self, data: bytes) -> None:
         if self._fd < 0:
             raise ValueError("I/O operation on closed file")
-        if not self._regular:  # a pipe may have taken a part of the interrupted record
+        if not self._regular:  # later: a pipe may have taken a part of the interrupted record
             threads.progress.deferred.append(partial(self.append, data))
             return
-        # A descriptor of its own: a rotation may be half done, or another thread be closing self._fd.
-        # O_APPEND keeps this record and the interrupted one apart.
+        # Through another descriptor: the interrupted record may be in the middle of a rotation, and another
+        # thread may be closing self._fd.  O_APPEND has this record written at the end, wherever that is.
         fd = self.open_again()
         with closing_fd(fd):
             if not self._ends_line(fd, os.fstat(fd).st_size):
@@ -179,15 +186,14 @@ class LogFile(Sink):
         if fd >= 0:
             os.close(fd)
 
-    __del__ = close_after_fork  # what Sink.close left
+    __del__ = close_after_fork  # for a file that Sink.close() was not allowed to close
 
     def rotate(self) -> None:
-        """Rename the file now, and the older ones before it.
-
-        In the middle of a record of this thread that is left to the end of the record.
+        """Rename the file now, and the older ones before it; after the record, in the middle of one.
 
         Raises:
-            OSError: The file cannot be renamed, or somebody keeps the lock of the directory.
+            ValueError: The file is closed.
+            OSError: The file cannot be renamed, or another program keeps the lock of the directory.
         """
         self.run_locked(self._rotate_now)
 
@@ -201,7 +207,8 @@ class LogFile(Sink):
             while not is_at_path(self._path, self._fd):
                 self._follow()
             if not self._rename_all(_PATIENCE):
-                raise BlockingIOError(errno.EAGAIN, "somebody keeps the lock of the directory", self._path)
+                reason = "another program keeps the lock of the directory"
+                raise BlockingIOError(errno.EAGAIN, reason, self._path)
         finally:
             self._flock(self._fd, LOCK_UN)
 
@@ -218,16 +225,18 @@ class LogFile(Sink):
         self._flock(fd, LOCK_EX)
 
     def _remember_identity(self) -> None:
+        """Note which file is open; with *fsync*, have its name on the disk as well."""
         status = os.fstat(self._fd)
         self._inode, self._device = status.st_ino, status.st_dev
         self._regular = S_ISREG(status.st_mode)
         if self._fsync and not self._regular:
             raise OSError(errno.EINVAL, "fsync is for files, and this is none", self._path)
-        if self._fsync and sys.platform != "win32":  # which opens no directory
+        if self._fsync and sys.platform != "win32":  # where a directory cannot be opened
             with open_directory(self._path) as directory:
                 os.fsync(directory)
 
     def _check_locks(self) -> None:
+        """Do without ``flock`` if the file system has none and the user's lock is there."""
         try:
             flock(self._fd, _LOCK_NOW)
         except WOULD_BLOCK:
@@ -243,21 +252,22 @@ class LogFile(Sink):
             flock(self._fd, LOCK_UN)
 
     def _prepare(self, length: int) -> int:
-        """Make sure that this is the file at the path, and that *length* bytes fit; return its size."""
+        """Go on with the file at the path, and rotate it if *length* bytes do not fit; return its size."""
         has_rotated = False
         while True:
             while not is_at_path(self._path, self._fd):
                 self._follow()
             size = os.fstat(self._fd).st_size
             fits = not size or size + length <= self._limit
-            # A rotator may log, and have filled the new file already.
+            # A rotator that logs may have filled the new file already: do not rotate for ever.
             if fits or (has_rotated and self._rotator) or not self._rotate():
                 return os.fstat(self._fd).st_size
             has_rotated = True
 
     def _follow(self) -> None:
-        """Go on with the file that is at the path now."""
-        self._flock(self._fd, LOCK_UN)  # a child that is just being forked may keep the file open
+        """Open the file that is at the path now, and take its lock instead of the old file's."""
+        # A child that is forked at this moment has the old file open, too: closing it does not free the lock.
+        self._flock(self._fd, LOCK_UN)
         if self._fsync:
             sync(self._fd)
         reopen_log(self._path, self._fd)
@@ -272,26 +282,22 @@ class LogFile(Sink):
             return False
         try:
             return pread(fd, width, size - width) == self._ending
-        except OSError:  # it may be written and not read
+        except OSError:  # this user may be allowed to write and not to read
             return True
 
     def _start_line(self, size: int, data: bytes) -> tuple[int, bytes]:
-        """Have *data* begin a line of its own."""
-        part = size % self._width  # of a character of several bytes
+        """Begin a new line before *data*; return the size of the file, and what to write."""
+        part = size % self._width  # bytes of a character that is not all there
         if part:
             os.ftruncate(self._fd, size - part)
         return size - part, self._newline + data
 
     def _rotate(self) -> bool:
-        """Rename the file, and the older ones before it, from the first gap down.
-
-        If the process is killed between two steps there is a gap, which is filled by the next.
-        Another program may have renamed the file, and others have filled a new one: what keeps
-        them from rotating too is a lock on the directory.
+        """Rename the file, and the older ones before it; or have it grow if that cannot be.
 
         Returns:
-            Whether another file is, or may be, at the path now.  If not, this one grows: somebody keeps the
-            lock of the directory, or the system refuses, as in a directory that cannot be written to.
+            Whether the file is no longer at the path.  If it still is, another program keeps the lock of
+            the directory, the system refuses to rename it, or the rotator has left it there.
         """
         try:
             could_lock = self._rename_all(self._patience)
@@ -300,18 +306,30 @@ class LogFile(Sink):
         except OSError as error:
             if not self._has_warned:
                 self._has_warned = True
-                threads.progress.deferred.append(partial(_warn_of_growth, self._path, error))
+                reason = error.strerror or str(error)
+                threads.progress.deferred.append(partial(_warn_of_growth, self._path, reason))
             return False
 
     def _rename_all(self, patience: float) -> bool:
-        """Do that; return whether the lock of the directory could be had within *patience* seconds."""
+        """Rename the files from the first gap down, under the lock of their directory.
+
+        If the process is killed between two steps it leaves a gap, which the next rotation fills.  The
+        lock of the file is not enough: if another program has renamed that, two processes may have
+        the locks of two files, and both begin to rotate.
+
+        Args:
+            patience: How many seconds to wait for the lock of the directory.
+
+        Returns:
+            Whether it could be had.
+        """
         with locked_directory(self._path, patience) as locked:
             if locked and is_at_path(self._path, self._fd):
                 number = 1
                 while number < self._backup_count and os.path.lexists(self._backup(number)):
                     number += 1
                 for target in range(number, 1, -1):
-                    with suppress(FileNotFoundError):  # somebody else has removed it
+                    with suppress(FileNotFoundError):  # another program has removed it
                         os.replace(self._backup(target - 1), self._backup(target))
                 self._rename_to(self._backup(1))
                 create_like(self._fd, self._path)
@@ -322,6 +340,7 @@ class LogFile(Sink):
         return self._namer(name) if self._namer else name
 
     def _rename_to(self, name: str) -> None:
+        """Make the log the first of the older files."""
         if self._rotator:
             with suppress(FileNotFoundError):
                 os.remove(name)
@@ -329,78 +348,24 @@ class LogFile(Sink):
             return
         with suppress(FileNotFoundError):
             os.replace(self._path, name)
-        if is_at_path(self._path, self._fd):  # that is another name of it: rename(2) does nothing
+        if is_at_path(self._path, self._fd):  # both are names of one file: rename(2) does nothing then
             os.unlink(self._path)
 
     def _truncate_partial(self, size: int, length: int) -> None:
-        """Remove the part that there is of a record of *length* bytes, which begins at *size*."""
+        """Remove what was written of a record of *length* bytes that begins at *size*, unless it is whole."""
         self._size = -1
-        if threads.progress.depth > 1:  # what is there may be the record of a signal handler, and whole
+        if threads.progress.depth > 1:  # a signal handler has written a record, which may be there instead
             return
         with suppress(OSError):
             if size < os.fstat(self._fd).st_size < size + length:
                 os.ftruncate(self._fd, size)
 
 
-def open_log(path: str) -> int:
-    """Open a file to append to, and create it if there is none."""
-    try:
-        return _open(path, 0)
-    except FileNotFoundError:
-        # A process that rotates has the lock until there is a new file, which has the mode of the old one.
-        with locked_directory(path, _PATIENCE / 10):
-            return _open(path, os.O_CREAT)
-
-
-def _open(path: str, flags: int) -> int:
-    flags |= os.O_APPEND | OPEN_FLAGS
-    if not _is_special(path):
-        with suppress(PermissionError):  # it may be written and not read, perhaps
-            return os.open(path, os.O_RDWR | flags, 0o666)
-    return os.open(path, os.O_WRONLY | flags, 0o666)
-
-
-def _is_special(path: str) -> bool:
-    """Return whether *path* is there and no regular file.
-
-    A pipe must not be opened for reading too: its writer would be a reader that never ends.
-    """
-    try:
-        return not S_ISREG(stat(path).st_mode)
-    except OSError:  # there is none; or to open it fails, too, and says why
-        return False
-
-
-def create_like(fd: int, path: str) -> None:
-    """Create a file at *path*, if there is none, with the mode, owner and group of that of *fd*."""
-    status = os.fstat(fd)
-    if S_ISREG(status.st_mode):
-        with suppress(FileExistsError):
-            create_file(path, status)
-
-
-def reopen_log(path: str, fd: int) -> None:
-    """Have *fd* stand for the file that is at *path* now, which is created if there is none."""
-    create_like(fd, path)
-    new = open_log(path)
-    with closing_fd(new):
-        os.dup2(new, fd, inheritable=False)
-
-
-def is_at_path(path: str, fd: int) -> bool:
-    """Return whether *path* is the name of the file that *fd* has open."""
-    try:
-        return os.path.samestat(stat(path), os.fstat(fd))
-    except FileNotFoundError:
-        return False
-
-
-def _warn_of_growth(path: str, error: OSError) -> None:
-    reason = error.strerror or error
+def _warn_of_growth(path: str, reason: str) -> None:
     warnings.warn(
         f"{path} is larger than max_bytes and grows on, since it cannot be renamed: {reason}",
         RuntimeWarning,
-        stacklevel=7,  # what has called write(), as nobody in between is of interest
+        stacklevel=7,  # the line that has called write()
     )
 
 

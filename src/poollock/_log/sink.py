@@ -19,10 +19,11 @@ from typing import Any, final
 
 
 class _Progress:
-    """How far a thread has come.
+    """Where a thread is: outside of records, in one, or in one that was interrupted to write others.
 
     Attributes:
-        depth: 0 outside of records, 1 in one.  Each record that is written in the middle of that adds 1.
+        depth: 0 outside of records, 1 in one.  Each record that is written in the middle of that adds 1,
+            which stays until that one has ended.
         deferred: What is to be done after the record.
     """
 
@@ -34,7 +35,7 @@ class _Progress:
 
 
 class _Threads(local):
-    """Each thread's progress, which is found sooner than two attributes that are the thread's own."""
+    """The progress of the running thread: one attribute, since one of a thread takes long to find."""
 
     def __init__(self) -> None:
         self.progress = _Progress()
@@ -75,14 +76,14 @@ class Sink(ABC):
         progress.depth = 1
         try:
             if self._lock is None:
-                mutex.acquire()  # "with mutex" takes twice as long
+                mutex.acquire()  # "with mutex" takes twice as long on Python 3.11
                 self._append(data)
             else:
                 with self._lock:
                     mutex.acquire()
                     self._append(data)
         finally:
-            progress.depth = 0  # from here on a signal handler of this thread writes on its own
+            progress.depth = 0  # what a signal handler writes from here on interrupts nothing
             try:
                 mutex.release()
             except RuntimeError:  # a signal handler raised while this thread waited for the mutex
@@ -93,7 +94,7 @@ class Sink(ABC):
 
     @final
     def run_locked(self, call: Callable[[], object]) -> None:
-        """Call *call* as a record is written, or after the record that this thread is writing."""
+        """Call *call* under the locks of a record; after the record, in the middle of one."""
         progress = threads.progress
         if progress.depth:
             progress.deferred.append(partial(self.run_locked, call))
@@ -112,9 +113,9 @@ class Sink(ABC):
 
     @abstractmethod
     def _append_inside(self, data: bytes) -> None:
-        """Write one record in the middle of another one of this thread, of this sink or any other.
+        """Write one record in the middle of another one, which this thread writes to this or another sink.
 
-        The interrupted one may be waiting for any lock or hold it, so this one takes none.
+        The interrupted record may hold any lock, or be waiting for it, so this one takes none.
         """
 
     def fileno(self) -> int:
@@ -131,7 +132,7 @@ class Sink(ABC):
         if not threads.progress.depth:
             with self._mutex:
                 self.close_after_fork()
-        # Else Python closes it when the interrupted record drops its reference: LogFile.__del__.
+        # Else LogFile.__del__ does, when the interrupted record has dropped the last reference to it.
 
     @abstractmethod
     def close_after_fork(self) -> None:
@@ -140,7 +141,7 @@ class Sink(ABC):
 
 def _run_deferred(progress: _Progress) -> None:
     calls, progress.deferred = progress.deferred, []
-    with ExitStack() as stack:  # which goes on to the next one if one raises
+    with ExitStack() as stack:  # it makes all of the calls, though one may raise
         for call in reversed(calls):
             stack.callback(call)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from poollock._typing import override
 
 from .console import CONSOLES, Console, stream_of, target_of
-from .log_file import LogFile, is_at_path, reopen_log
+from .log_file import LogFile
+from .opening import is_at_path, reopen_log
 from .options import LogOptions
 from .sink import Sink
 from .timer import Timer
@@ -67,10 +68,10 @@ class LockedLogWriter(io.TextIOBase):
 
     __module__ = "poollock"
 
-    __slots__ = ("_append", "_encode", "_unfinished")  # found in half the time
+    __slots__ = ("_append", "_encode", "_unfinished")  # found sooner than in the instance's dict
 
-    _stream: Any = None  # the console that the user gave, in the process that has it
-    _descriptor = -1  # what fileno() returns
+    _stream: Any = None  # the stream that the user gave, in the process where that was
+    _descriptor = -1  # what fileno() returns; -1 until it is called
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class LockedLogWriter(io.TextIOBase):
         self._ensure_open()
 
     def _reset(self) -> None:
+        """Be a writer that has not opened its file and has no unfinished text."""
         self._file: Sink | None = None
         self._opening = threading.RLock()
         self._unfinished: dict[threading.Thread, list[bytes]] = {}
@@ -134,7 +136,7 @@ class LockedLogWriter(io.TextIOBase):
         file = self._ensure_open()
         if not isinstance(file, LogFile):
             return file.fileno()
-        # Not the one that has the lock: a child that got that would have a part in the lock.
+        # Not the descriptor that has the lock: a child that inherited it would keep the lock.
         with self._opening:
             if self._descriptor < 0:
                 self._descriptor = file.open_again()
@@ -177,6 +179,7 @@ class LockedLogWriter(io.TextIOBase):
         return len(text)
 
     def _write_piece(self, text: str, data: bytes) -> None:
+        """Keep text that does not end its line, or write the record that it ends."""
         self._ensure_open()
         thread = threading.current_thread()
         if text.endswith("\n"):
@@ -229,7 +232,7 @@ class LockedLogWriter(io.TextIOBase):
         """
         if self.closed:
             return
-        if not hasattr(self, "_append"):  # an argument was wrong, and this is __del__
+        if not hasattr(self, "_append"):  # called by __del__, after an argument was wrong
             super().close()
             return
         try:
@@ -256,7 +259,7 @@ class LockedLogWriter(io.TextIOBase):
         if self._file is None:
             with self._opening:
                 file = self._open()
-                if self._file is None:  # still: a signal handler may have written meanwhile
+                if self._file is None:  # still: a signal handler may have opened it in the meantime
                     self._append = file.append
                     self._file = file
                 else:
@@ -271,9 +274,10 @@ class LockedLogWriter(io.TextIOBase):
 
     def _after_fork(self) -> None:
         file = self._file
-        self._reset()  # a thread of the parent may have had the lock, and its pieces are the parent's
+        # A thread of the parent may hold the RLocks, and unfinished text is the parent's to write.
+        self._reset()
         if file is not None:
-            file.close_after_fork()  # which does not end the parent's lock: flock(2)
+            file.close_after_fork()  # the parent has the same file open, so it keeps its lock: flock(2)
 
     @override
     def __repr__(self) -> str:
@@ -282,7 +286,7 @@ class LockedLogWriter(io.TextIOBase):
     def __reduce__(self) -> tuple[Any, ...]:
         if self.closed:
             raise ValueError(f"{self!r} cannot be sent to another process")
-        # Opened by the first write: an error here would end a worker of a standard pool.
+        # The first write opens the file: an error while unpickling would end a worker of a standard pool.
         return type(self)._unopened, (self._options,)
 
     @classmethod
