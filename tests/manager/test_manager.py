@@ -291,4 +291,7 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
     for pid in pids:
         wait_until(lambda pid=pid: not running(pid))  # type: ignore[misc] # mypy wants a type there
     assert directories(tmp_path) == []
-    assert "Traceback" not in errors.read_text()
+    if (
+        method != "forkserver"
+    ):  # CPython's fork server shows an error if its program dies in the middle of a request
+        assert "Traceback" not in errors.read_text()
