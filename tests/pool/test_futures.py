@@ -77,7 +77,7 @@ def test_cancelled_at_random_while_workers_are_killed(factory: Factory) -> None:
         assert pool.submit(tasks.square, 3).result() == 9
 
 
-def test_callbacks_run_in_the_thread_for_them(pool: LockedPool) -> None:
+def test_callbacks_run_in_the_thread_for_them(pool: LockedPool, tmp_path: Path) -> None:
     called = threading.Event()
     go_on = threading.Event()
     names: list[str] = []
@@ -87,14 +87,17 @@ def test_callbacks_run_in_the_thread_for_them(pool: LockedPool) -> None:
         called.set()
         go_on.wait()
 
-    future = pool.submit(tasks.square, 3)
+    path = tmp_path / "stays"
+    future = pool.submit(tasks.stay_while, str(path))
+    pid = wait_for_pid(path)
     future.add_done_callback(callback)
+    path.unlink()
     called.wait()
     assert pool.submit(tasks.square, 4).result() == 16  # it keeps nobody from a result
     go_on.set()
     future.add_done_callback(lambda done: names.append(str(done.result())))
     wait_until(lambda: len(names) == 2)
-    assert "9" in names
+    assert names == ["poollock-callbacks", str(pid)]
 
 
 def test_pool_that_is_terminated_sets_the_error(tmp_path: Path) -> None:
