@@ -338,10 +338,10 @@ def test_child_is_alive_whose_parent_was_killed_in_the_middle_of_a_write(path: P
 
     def fork_and_die() -> None:
         def fork_then_die(*_: object) -> int:
-            if os.fork() == 0:
-                path.with_suffix(".child").write_text(str(os.getpid()))
+            child = os.fork()
+            if child == 0:
                 signal.pause()
-            wait_until(path.with_suffix(".child").exists)
+            path.with_suffix(".child").write_text(str(child))
             os.kill(os.getpid(), signal.SIGKILL)
             return 0
 
