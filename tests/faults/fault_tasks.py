@@ -357,14 +357,13 @@ def take_and_sign_late(lock: Any, pid_path: str, sign_path: str) -> None:
 
 
 def die_soon(step: int) -> int:
-    """Let this worker die at that line of what the library does from now on; return its pid."""
-    left = step
+    """Let this worker die at the *step*-th line of the library that it reaches; return its pid."""
+    reached: set[tuple[str, int]] = set()
 
     def trace(frame: FrameType, event: str, _arg: Any) -> Any:
-        nonlocal left
         if PACKAGE in Path(frame.f_code.co_filename).parents and event == "line":
-            left -= 1
-            if not left:
+            reached.add((frame.f_code.co_filename, frame.f_lineno))
+            if len(reached) == step:
                 kill()
         return trace
 

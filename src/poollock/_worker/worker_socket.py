@@ -115,9 +115,8 @@ def _begin(number: int, words: memoryview[int], lock: Any) -> bool:
     try:
         if words[REVOKED_FROM] <= number < words[REVOKED_TO]:
             return False
-        words[BEGUN_AT] = (
-            monotonic_ns()
-        )  # first: the pool must not take the time of the task before for this one's
+        # First the time: the pool must not take that of the task before for this one's.
+        words[BEGUN_AT] = monotonic_ns()
         words[LAST_BEGUN] = number
         return True
     finally:
