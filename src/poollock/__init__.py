@@ -15,8 +15,8 @@ from ._errors import (
     WorkerDiedError,
 )
 from ._locks.base import BaseLock
+from ._locks.current import current_lock
 from ._locks.lock import Lock
-from ._locks.registry import current_lock
 from ._locks.rlock import RLock
 from ._locks.semaphore import Semaphore
 

@@ -1,20 +1,10 @@
-"""What only type checkers need, and Python has from 3.12 on.
-
-``typing_extensions`` would take as long to import as half of poollock.
-"""
+"""What Python's own ``typing`` does not have in every version yet."""
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 if sys.version_info >= (3, 12):
-    from typing import override
-elif TYPE_CHECKING:
-    from typing_extensions import override
+    from typing import Self, override
 else:
+    from typing_extensions import Self, override
 
-    def override(method: Any) -> Any:
-        """Return *method*, which a base class has too."""
-        return method
-
-
-__all__ = ["override"]
+__all__ = ["Self", "override"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing.context import BaseContext
 from threading import active_count
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 from poollock._typing import override
 
@@ -21,15 +21,13 @@ class ExclusiveLock(SemaphoreLock):
 
     __slots__ = ("_holder",)
 
-    _holder: Any  # the word with the pid of the process that has the lock, a memoryview without dimensions
-
     def _create_exclusive(self, context: BaseContext | str | None, kind: int) -> None:
         self._create(context, kind, 1, 1, words=_HOLDER + 1)
 
     @override
     def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
         super()._build(method, semaphore, shared)
-        self._holder = shared.word(_HOLDER)
+        self._holder = shared.word(_HOLDER)  # the pid of the process that has the lock
 
     @override
     def locked(self) -> bool:

@@ -32,15 +32,13 @@ class RLock(ExclusiveLock):
     # what is done: if a signal handler raises in the middle, the two differ by one.
     __slots__ = ("_again",)
 
-    _again: int | None  # how often this process has taken the lock again; None if it does not have it
-
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
         self._create_exclusive(context, RECURSIVE)
 
     @override
     def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
         super()._build(method, semaphore, shared)
-        self._again = None
+        self._again: int | None = None  # None if this process does not have the lock
 
     @override
     def __enter__(self) -> bool:

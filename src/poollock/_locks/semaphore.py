@@ -44,19 +44,16 @@ class Semaphore(SemaphoreLock):
     # nothing is called: no other thread and no signal handler runs in between.
     __slots__ = ("_in_main_thread", "_table", "_value")
 
-    _in_main_thread: Callable[[], bool]  # False also if this process has no row in the table yet
-    _table: HolderTable
-    _value: int
-
     def __init__(self, value: int = 1, *, context: BaseContext | str | None = None) -> None:
-        self._value = check_size("value", value)
+        self._value: int = check_size("value", value)
         self._create(context, PLAIN, self._value, MAXVALUE, SIZE)
 
     @override
     def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
         super()._build(method, semaphore, shared)
         self._table = HolderTable(shared)
-        self._in_main_thread = _no
+        # Returns False also if this process has no row in the table yet.
+        self._in_main_thread: Callable[[], bool] = _no
 
     @override
     def _set_state(self, parts: tuple[Any, ...]) -> None:

@@ -17,7 +17,7 @@ from poollock._typing import override
 from . import waiting
 from .base import BaseLock
 from .registry import every_lock
-from .shared_semaphore import Semlock, SharedSemaphore
+from .shared_semaphore import SharedSemaphore
 from .shared_words import SharedWords, shared_words
 
 ABANDONED = 0  # where that word stands
@@ -33,15 +33,6 @@ class SemaphoreLock(BaseLock):
 
     __slots__ = ("_method", "_pid", "_plain", "_semaphore", "_semlock", "_shared", "_take", "_words")
 
-    _method: str  # by which the processes start that share the lock
-    _pid: int  # of this process
-    _semaphore: SharedSemaphore
-    _semlock: Semlock  # the view for who takes and releases the lock; multiprocessing.Condition uses it
-    _plain: Semlock  # the view for all else
-    _take: Callable[..., bool]  # _semlock.acquire: to have it at hand saves time; with release it does not
-    _shared: SharedWords
-    _words: memoryview[int]
-
     def _create(
         self, context: BaseContext | str | None, kind: int, value: int, maxvalue: int, words: int
     ) -> None:
@@ -50,10 +41,11 @@ class SemaphoreLock(BaseLock):
         self._register()
 
     def _build(self, method: str, semaphore: SharedSemaphore, shared: SharedWords) -> None:
-        self._method, self._semaphore, self._shared = method, semaphore, shared
-        self._semlock, self._plain = semaphore.semlock, semaphore.plain
-        self._take = self._semlock.acquire
-        self._words = shared.view
+        self._method = method  # by which the processes start that share the lock
+        self._semaphore, self._shared, self._words = semaphore, shared, shared.view
+        self._semlock = semaphore.semlock  # the view for who takes and releases the lock; Condition uses it
+        self._plain = semaphore.plain  # the view for all else
+        self._take = self._semlock.acquire  # to have it at hand saves time; with release it does not
         self._pid = os.getpid()
 
     @override

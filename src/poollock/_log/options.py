@@ -7,15 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from poollock._checks import check_size
+from poollock._typing import Self
 
 from .console import CONSOLES
 from .log_file import FileOptions
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _LINE_ENDS = {None: os.linesep, "": "\n", "\n": "\n", "\r": "\r", "\r\n": "\r\n"}
 

@@ -7,12 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from poollock._backend.describe import show_error
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from poollock._typing import Self
 
 
 class Timer:

@@ -8,9 +8,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from poollock._typing import override
+from poollock._typing import Self, override
 
 from .console import CONSOLES, Console, stream_of, target_of
 from .log_file import LogFile
@@ -18,9 +18,6 @@ from .opening import is_at_path, reopen_log
 from .options import LogOptions
 from .sink import Sink
 from .timer import Timer
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class LockedLogWriter(io.TextIOBase):

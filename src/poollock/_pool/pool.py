@@ -19,8 +19,8 @@ from poollock._backend.signals import DelayedKeyboardInterrupt, signals_blocked
 from poollock._checks import check_count, check_timeout
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
+from poollock._locks.current import find_lock
 from poollock._locks.lock import Lock
-from poollock._locks.registry import find_lock
 from poollock._supervisor import results
 from poollock._supervisor.jobs import Job, chunks_of, in_buffer, is_at_hand
 from poollock._supervisor.supervisor import Supervisor

@@ -12,14 +12,11 @@ from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
-from poollock._typing import override
+from poollock._typing import Self, override
 
 from .callbacks import report_exception
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # Which results the threads of this process wait for without a time limit, by the thread's ident.
 waiting_threads: dict[int, Result | None] = {}
