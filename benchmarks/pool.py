@@ -69,12 +69,28 @@ WORK: dict[str, Callable[[Any], object]] = {
     "tiny ones with a few long": uneven(with_long_ones(4_000, 400)),
     "tiny ones, then long": uneven([0.0] * 2_000 + [0.2] * 16),
 }
-STARTS = {f"starting and stopping, {method}": method for method in ("fork", "spawn")}
+# What the pool has done before the time is taken.
+BEFORE: dict[str, Callable[[Any], object]] = {
+    "100 results of 1 MB after tiny tasks": lambda pool: pool.map(nothing, range(100_000), chunksize=1),
+}
+WORK |= {name: lambda pool: deque(pool.imap_unordered(megabyte, range(100)), 0) for name in BEFORE}
+STARTS = {
+    f"starting and stopping, {method}": method
+    for method in ("fork", "spawn", "forkserver")
+    if method in multiprocessing.get_all_start_methods()
+}
 
 
-def seconds(work: Callable[[Any], object], make: Callable[..., Any], workers: int) -> float:
+def warm_up(pool: Any) -> None:
+    """Have each worker run some tasks."""
+    pool.map(nothing, range(4 * pool._processes), chunksize=1)
+
+
+def seconds(
+    work: Callable[[Any], object], before: Callable[[Any], object], make: Callable[..., Any], workers: int
+) -> float:
     with make(workers) as pool:
-        pool.map(nothing, range(workers * 4), chunksize=1)
+        before(pool)
         begun = time.perf_counter()
         work(pool)
         return time.perf_counter() - begun
@@ -114,7 +130,10 @@ def main() -> None:
         if options.works and not any(part in name for part in options.works):
             continue
         for workers in options.workers:
-            measure = partial(start_seconds, STARTS[name]) if name in STARTS else partial(seconds, WORK[name])
+            if name in STARTS:
+                measure = partial(start_seconds, STARTS[name])
+            else:
+                measure = partial(seconds, WORK[name], BEFORE.get(name, warm_up))
             ratios = compare(measure, workers, options.rounds)
             low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
             print(f"{name:38} {workers:7}  {low:5.2f}  {middle:5.2f}  {high:5.2f}")
