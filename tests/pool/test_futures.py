@@ -60,11 +60,19 @@ def test_what_has_begun_cannot_be_cancelled(factory: Factory, method: str, tmp_p
     assert not first.running()
 
 
-def test_cancelled_at_random_while_workers_are_killed(factory: Factory) -> None:
+def note(path: str, x: int) -> int:
+    """Write into a file that this has run."""
+    with open(path, "a") as file:
+        file.write(f"{x}\n")
+    return x * x
+
+
+def test_cancelled_at_random_while_workers_are_killed(factory: Factory, tmp_path: Path) -> None:
     """Each future has one end, and what was cancelled has not run."""
     generator = random.Random(1)
+    ran = tmp_path / "ran"
     with factory(4) as pool:
-        futures = [pool.submit(tasks.square, x) for x in range(2000)]
+        futures = [pool.submit(note, str(ran), x) for x in range(2000)]
         for future in generator.sample(futures, 600):
             future.cancel()
             if generator.random() < 0.02 and (pids := workers(pool)):
@@ -75,6 +83,9 @@ def test_cancelled_at_random_while_workers_are_killed(factory: Factory) -> None:
             if not future.cancelled() and not isinstance(future.exception(), WorkerDiedError):
                 assert future.result() == x * x
         assert pool.submit(tasks.square, 3).result() == 9
+    cancelled = {x for x, future in enumerate(futures) if future.cancelled()}
+    assert cancelled
+    assert cancelled.isdisjoint(map(int, ran.read_text().split()))
 
 
 def test_callbacks_run_in_the_thread_for_them(pool: LockedPool, tmp_path: Path) -> None:

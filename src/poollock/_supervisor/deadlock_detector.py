@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,15 +107,13 @@ class DeadlockDetector:
         if len(users) != 1:
             return None
         result = waiting_threads.get(users[0].ident or 0)
-        running = {worker.pid: worker.in_flight[0].job for worker in self._workers_with_tasks()}
+        first_tasks = [(worker.pid, worker.first_task) for worker in self._dispatcher.workers]
+        running = {pid: task.job for pid, task in first_tasks if task is not None}
         own = frozenset(pid for pid, job in running.items() if job.result is result)
         if own:
             return Needs(own, all_of_them=isinstance(result, ApplyResult))
         # Its tasks have not begun: any worker may run them that gets free.
         return Needs(frozenset(running)) if result is not None else None
-
-    def _workers_with_tasks(self) -> Iterable[WorkerHandle]:
-        return [worker for worker in self._dispatcher.workers if worker.in_flight]
 
     def _tell(self, victim: WorkerHandle, ring: Sequence[WorkerHandle], pool_pid: int) -> None:
         wait = self._waits[victim]
@@ -124,8 +122,9 @@ class DeadlockDetector:
         victim.state.words.view[VICTIM] = wait.number
 
     def _describe(self, worker: WorkerHandle, wait: _Wait) -> LockWait:
-        task = worker.in_flight[0].describe() if worker.in_flight else "a task"
-        return LockWait(task, worker.pid, wait.description, _holders(wait.lock), monotonic() - wait.since)
+        task = worker.first_task
+        what = task.describe() if task is not None else "a task"
+        return LockWait(what, worker.pid, wait.description, _holders(wait.lock), monotonic() - wait.since)
 
 
 def _lasts(worker: WorkerHandle, wait: _Wait) -> bool:

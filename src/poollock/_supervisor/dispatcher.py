@@ -86,13 +86,15 @@ class Dispatcher:
             worker: The worker.
             answers: For each of them, the microseconds that it took, and its outcome.
         """
-        tasks = [worker.in_flight.popleft() for _ in answers]
-        if tasks:
-            worker.done += len(tasks)
+        if answers:
             micros, payload = answers[-1]
             most = min(_MAX_PREFETCH, _UNREAD // (len(payload) + 1))
             worker.prefetch = max(1, min(worker.prefetch * 2, most)) if micros < _TINY else 1
         with self._lock:
+            tasks = [worker.in_flight.popleft() for _ in answers]
+            for task in tasks:
+                task.job.has_run = True
+            worker.done += len(tasks)
             self._feed(worker)
         return tasks
 
@@ -166,20 +168,22 @@ class Dispatcher:
             for task in list(worker.in_flight):
                 if task.job is job:
                     return bool(task.number <= worker.state.words.view[LAST_BEGUN])
-        return False
+        return job.has_run
 
     def withdraw(self, job: Job) -> bool:
-        """Have *job*, a single call, not run; return False if it has begun, or its outcome is in."""
+        """Have *job*, a single call, not run; return False if it has begun."""
         with self._lock:
             for worker in self.workers:
                 if any(task.job is job for task in worker.in_flight):
                     self._revoke(worker)  # what it has not begun is in the backlog again
                     break
-            has_begun = any(task.job is job for worker in self.workers for task in worker.in_flight)
-            if not has_begun and not job.done:
+            has_begun = job.has_run or any(
+                task.job is job for worker in self.workers for task in worker.in_flight
+            )
+            if not has_begun:
                 job.is_over = True  # from here on it is not sent: that is done under this lock
             self._feed_idle()
-            return job.is_over and not has_begun
+            return not has_begun
 
     def send_message(self, worker: WorkerHandle, message: bytes) -> None:
         """Send *worker* something that is no task."""
@@ -260,6 +264,8 @@ class Dispatcher:
             self._idle.pop(worker, None)
             self.workers.remove(worker)
             self._requeue(worker, worker.state.words.view[LAST_BEGUN])
+            for task in worker.in_flight:
+                task.job.has_run = True
             self._feed_idle()
             worker.close()  # under the lock: nobody must write to a descriptor that is reused by then
             return list(worker.in_flight)

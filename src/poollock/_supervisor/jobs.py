@@ -51,6 +51,7 @@ class Job:
         self.result: Result = result
         self.at_hand = at_hand
         self.is_over = False  # nobody waits for outcomes of its tasks any more
+        self.has_run = False  # a worker has begun one of its tasks, and has it no more
         self.chunksize = chunksize
         self._length = length
         self._arguments: Iterator[tuple[Any, ...]] = iter(arguments)

@@ -74,6 +74,13 @@ class WorkerHandle:
         pid: int = self.process.pid
         return pid
 
+    @property
+    def first_task(self) -> Task | None:
+        """The task that it runs, or will run next; any thread may ask."""
+        with suppress(IndexError):
+            return self.in_flight[0]
+        return None
+
     def start(self) -> None:
         """Start the worker; its own end of the socket pair is then open in it alone.
 
