@@ -111,7 +111,8 @@ class LockConnection:
     def is_revoked(self) -> bool:
         """Return whether what was granted through this connection has been released by somebody else."""
         try:
-            return bool(self._socket.recv(1, _LOOK) == REVOKED)
+            # To ask first takes less time than the error that there is nothing to read.
+            return self._socket.wait(0) and bool(self._socket.recv(1, _LOOK) == REVOKED)
         except (BlockingIOError, ConnectionError):  # nothing to read; or it has ended, as its next use tells
             return False
 
