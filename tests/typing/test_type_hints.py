@@ -1,24 +1,48 @@
-"""What programs that read annotations find."""
+"""The annotations of what is public can be read while a program runs."""
 
 from __future__ import annotations
 
 import inspect
 import typing
-from typing import Any
+from collections.abc import Iterator
+from types import FunctionType
 
+import beartype
 import pytest
 
-from poollock import LockedPool, locked_pool, manager_locked_pool
-
-FUNCTIONS: list[Any] = [
-    locked_pool,
-    manager_locked_pool,
-    LockedPool,
-    *(value.fget if isinstance(value, property) else value for value in vars(LockedPool).values()),
-]
+import poollock
+from helpers import METHODS
 
 
-@pytest.mark.parametrize("public", [f for f in FUNCTIONS if inspect.isfunction(f) or inspect.isclass(f)])
-def test_type_hints_can_be_read(public: Any) -> None:
-    hints = typing.get_type_hints(public)
-    assert inspect.isclass(public) or "return" in hints
+def functions_of(public: type) -> Iterator[FunctionType]:
+    """The methods and properties of a class, and what it inherits from another of ours."""
+    for attribute in dir(public):
+        member = inspect.getattr_static(public, attribute)
+        member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        if isinstance(member, FunctionType) and member.__module__.startswith("poollock"):
+            yield member
+
+
+@pytest.mark.parametrize("name", poollock.__all__)
+def test_type_hints_can_be_read(name: str) -> None:
+    public = getattr(poollock, name)
+    for annotated in [public, *(functions_of(public) if inspect.isclass(public) else [])]:
+        hints = typing.get_type_hints(annotated)
+        assert not any(isinstance(hint, (str, typing.ForwardRef)) for hint in hints.values())
+
+
+@beartype.beartype
+def task(lock: poollock.BaseLock, x: int) -> int:
+    with lock:
+        return x
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_functions_that_beartype_checks(method: str) -> None:
+    checked = beartype.beartype(poollock.locked_pool)
+    with checked(2, locks={"lock": poollock.Lock(context=method)}, context=method) as pool:
+        assert pool.map(task, range(4)) == [*range(4)]
+        with pytest.raises(beartype.roar.BeartypeCallHintParamViolation):
+            pool.apply(task, ("no number",))
+    with pytest.raises(beartype.roar.BeartypeCallHintParamViolation, match="maxtasksperchild"):
+        checked(2, maxtasksperchild="3")  # type: ignore[arg-type]
