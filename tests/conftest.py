@@ -42,15 +42,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the manager's pools on all but the first start method to the gate.
+    """Leave to the gate what repeats a case for another start method.
 
-    How a worker is started, and where its locks live, do not depend on each other.
+    How a worker is started, and where its locks live, do not depend on each other; nor does what
+    happens when it dies later.
     """
     for item in items:
         params: dict[str, Any] = (
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         )
-        if params.get("factory") is manager_locked_pool and params.get("method", METHODS[0]) != METHODS[0]:
+        repeats = params.get("factory") is manager_locked_pool or item.path.parent.name == "faults"
+        if repeats and params.get("method", METHODS[0]) != METHODS[0]:
             item.add_marker(pytest.mark.slow)
 
 

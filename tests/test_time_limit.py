@@ -72,6 +72,7 @@ def test_clean_up_that_hangs_too():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a time limit ends the whole run")
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_time_limit_ends_what_the_test_started(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
