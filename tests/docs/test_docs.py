@@ -150,7 +150,9 @@ def test_program(program: Program, method: str, tmp_path: Path) -> None:
     status, output, error = run(file, method, tmp_path)
     if program.error is not None:
         assert status != 0
-        assert error.splitlines()[-1] == program.error
+        # From Python 3.14 on, notes say what was being pickled.
+        lines = [line for line in error.splitlines() if not line.startswith("when serializing ")]
+        assert lines[-1] == program.error
     else:
         assert (status, "" if "may write errors" in program.rules else error) == (0, "")
     if program.output is not None:

@@ -152,7 +152,7 @@ def test_python_that_ends_at_once() -> None:
     try:
         with (
             locked_pool(2, context="spawn") as pool,
-            pytest.raises(BrokenPoolError, match=r"3 workers in a row.*the last one ended with exit code 0"),
+            pytest.raises(BrokenPoolError, match=r"\d workers in a row.*the last one ended with exit code 0"),
         ):
             pool.map(tasks.square, range(5))
     finally:

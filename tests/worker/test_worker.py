@@ -110,11 +110,14 @@ def test_ctrl_c_while_workers_import_the_program(method: str, tmp_path: Path) ->
         text=True,
         start_new_session=True,
     ) as process:
-        wait_until(lambda: len(list(tmp_path.glob("importing-*"))) == 2)
+        # From Python 3.14 on, the fork server imports it, once, and shows what Ctrl-C does to it.
+        by_server = method == "forkserver" and sys.version_info >= (3, 14)
+        wait_until(lambda: len(list(tmp_path.glob("importing-*"))) == (1 if by_server else 2))
         os.killpg(process.pid, signal.SIGINT)
         (tmp_path / "go").touch()
         assert process.stderr is not None
-        assert process.stderr.read() == ""
+        *_, last = process.stderr.read().splitlines() or [""]
+        assert last == ("KeyboardInterrupt" if by_server else "")
     assert process.returncode == 130
     assert not (tmp_path / "mapped").exists()
 

@@ -56,6 +56,22 @@ def exit_code(process: Any) -> int | None:
     return code
 
 
+def failed_start_exit_code(error: BaseException) -> int | None:
+    """Return the exit code of the process whose start by spawn raised *error*; None if it is not known.
+
+    From Python 3.14 on, multiprocessing forgets a process that ends before it has received all that it
+    starts with: nobody else would ask for its exit code.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        popen = trace.tb_frame.f_locals.get("self")
+        trace = trace.tb_next
+        if getattr(popen, "method", None) == "spawn" and hasattr(popen, "sentinel"):
+            code: int | None = popen.wait(_EXIT_CODE_TIMEOUT)
+            return code
+    return None
+
+
 def fork_server_exit_code() -> int | None:
     """Return the exit code of the fork server of this process, which may have ended; None if it is not known.
 

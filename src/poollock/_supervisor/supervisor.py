@@ -61,13 +61,13 @@ class Supervisor:
             _check_descriptors(size, ctx.get_start_method())
             with signals_blocked(ctx):
                 workers, error = starter.start_missing()
-            if isinstance(error, ProcessStartError):
-                event_loop.start_failed(error)
-            elif error is not None:
-                try:
+            try:
+                if isinstance(error, ProcessStartError):
+                    event_loop.start_failed(error)
+                elif error is not None:
                     raise error
-                finally:
-                    del error  # or it would refer to this frame, and this frame to it
+            finally:
+                del error  # its traceback leads to this frame, which would lead to it
             for worker in workers:
                 event_loop.add(worker)
             starter_thread = _make_thread(event_loop.run_starter, "workers")

@@ -11,7 +11,12 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from poollock._backend.process import ProcessStartError, fork_server_exit_code, is_gone
+from poollock._backend.process import (
+    ProcessStartError,
+    failed_start_exit_code,
+    fork_server_exit_code,
+    is_gone,
+)
 from poollock._locks.shared_words import shared_words
 from poollock._worker.framing import FrameReader, header
 from poollock._worker.main import StartupData
@@ -93,7 +98,8 @@ class WorkerHandle:
             if not self.startup_data.payload:  # the error comes from pickling that
                 raise
             by_fork_server = getattr(self.process, "_start_method", None) == "forkserver"
-            raise ProcessStartError(fork_server_exit_code() if by_fork_server else None) from error
+            code = fork_server_exit_code() if by_fork_server else failed_start_exit_code(error)
+            raise ProcessStartError(code) from error
         self.worker_socket.sock.close()
         payload = self.startup_data.payload
         self.has_main_module = not payload

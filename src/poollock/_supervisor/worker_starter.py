@@ -73,7 +73,10 @@ class WorkerStarter:
                     worker.close()
                     worker.worker_socket.sock.close()
                     self._free_states.append(worker.state)
-        return started, error
+            try:
+                return started, error
+            finally:
+                del error  # its traceback leads to this frame, which would lead to it
 
     def _make_all(self) -> tuple[list[WorkerHandle], BaseException | None]:
         made: list[WorkerHandle] = []
@@ -167,5 +170,8 @@ class WorkerStarter:
         started, error = self.start_missing()
         for worker in started:
             add(worker)
-        if error is not None:
-            fail(error)
+        try:
+            if error is not None:
+                fail(error)
+        finally:
+            del error  # as in start_missing
