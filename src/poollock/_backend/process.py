@@ -64,7 +64,7 @@ def failed_start_exit_code(error: BaseException) -> int | None:
     """
     trace = error.__traceback__
     while trace is not None:
-        popen = trace.tb_frame.f_locals.get("self")
+        popen: Any = trace.tb_frame.f_locals.get("self")
         trace = trace.tb_next
         if getattr(popen, "method", None) == "spawn" and hasattr(popen, "sentinel"):
             code: int | None = popen.wait(_EXIT_CODE_TIMEOUT)
