@@ -15,7 +15,7 @@ from poollock._locks.registry import install_locks
 from poollock._locks.shared_words import SharedWords
 
 from .framing import dump
-from .outcome_pickling import dump_error, dump_result, show
+from .outcome_pickling import dump_error, dump_result, show, without_warnings
 from .task_pickling import run_task
 from .wait_reporter import WaitReporter
 from .worker_socket import WorkerSocket
@@ -65,7 +65,8 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
             step = "the initializer of the pool"
             locks = _initialize(init_args)
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
-            connection.send(dump((f"{step} raised {show(error)}", traceback.format_exc())))
+            trace = without_warnings(traceback.format_exc)
+            connection.send(dump((f"{step} raised {show(error)}", trace)))
             return
         del startup_data, contents, message, init_args
         waiting.observe(WaitReporter(connection, words.view))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import reprlib
+import warnings
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
@@ -14,6 +15,8 @@ from .framing import dump
 
 # Whether a task returned, what it returned or raised, and the descriptions of the locks that it left held.
 Outcome: TypeAlias = "tuple[bool, Any, list[str]]"
+
+_T = TypeVar("_T")
 
 
 def dump_result(value: Any, locks_left: list[str]) -> bytes:
@@ -31,7 +34,7 @@ def dump_error(error: BaseException, locks_left: list[str]) -> bytes:
     be unpickled, and must then still be able to read the rest.  To try it here would use up a
     descriptor that the error carries.
     """
-    wrapped = ExceptionWithTraceback(error, error.__traceback__)
+    wrapped = without_warnings(lambda: ExceptionWithTraceback(error, error.__traceback__))
     try:
         payload = dump(wrapped)
     except BaseException as reason:  # noqa: BLE001 - as above
@@ -73,6 +76,19 @@ def _load_error(payload: bytes, shown: str = "", trace: str = "") -> BaseExcepti
         error = MaybeEncodingError(reason.with_traceback(None), _Text(shown))
         error.__cause__ = RemoteTraceback(trace)
     return error
+
+
+def without_warnings(format_traceback: Callable[[], _T]) -> _T:
+    """Return what *format_traceback* does; if that raises, without the warnings that may be errors here.
+
+    CPython 3.15 warns of a module without a loader, as the main module of a worker is.
+    """
+    try:
+        return format_traceback()
+    except Exception:  # noqa: BLE001 - it is raised again, if it is no warning
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return format_traceback()
 
 
 class _Text(str):
