@@ -273,13 +273,13 @@ class Library(NamedTuple):
 
 
 LIBRARIES = {
+    "poollock.locked_pool": Library("poollock", partial(our_pool, "locked_pool")),
+    "poollock.manager_locked_pool": Library("poollock", partial(our_pool, "manager_locked_pool")),
     "multiprocessing.Pool": Library(None, standard_pool),
     "ProcessPoolExecutor": Library(None, executor),
     "pebble.ProcessPool": Library("pebble", pebble_pool),
     "joblib.Parallel": Library("joblib", joblib_parallel),
     "mpire.WorkerPool": Library("mpire", mpire_pool),
-    "poollock.locked_pool": Library("poollock", partial(our_pool, "locked_pool")),
-    "poollock.manager_locked_pool": Library("poollock", partial(our_pool, "manager_locked_pool")),
 }
 
 
@@ -452,9 +452,11 @@ def main() -> None:
     options = parser.parse_args()
     libraries = [name for name in LIBRARIES if any(part in name for part in options.only)]
     events = [event for event in EVENTS if any(part in event.name for part in options.events)]
-    rows: list[list[str]] = []
+    sections: list[str] = []
     for event in events:
-        rows.append([event.name])
+        sections.append(
+            f"\n## {event.name[0].upper()}{event.name[1:]}\n\n| the pool | what came of it |\n|---|---|"
+        )
         for name in libraries:
             said = "not installed"
             if version(LIBRARIES[name].package) is not None:
@@ -464,13 +466,13 @@ def main() -> None:
                         for index in range(options.times)
                     ]
                 said = text(event, [run.result() for run in runs])
-            rows[-1].append(said)
+            sections.append(f"| `{name}` | {said} |")
             print(f"{event.name}: {name}: {said}", file=sys.stderr)
-    for row in [["", *(f"`{name}`" for name in libraries)], ["---"] * (len(libraries) + 1), *rows]:
-        print("|", " | ".join(row), "|")
+    print("\n".join(sections))
     packages = dict.fromkeys(package for name in libraries if (package := LIBRARIES[name].package))
     versions = ", ".join(f"{package} {version(package) or 'not installed'}" for package in packages)
-    print(f"\nStart method {options.method} (joblib: its own, loky), {WORKERS} workers, {TASKS} tasks.")
+    print("\n## How it was measured\n")
+    print(f"Start method {options.method} (joblib: its own, loky), {WORKERS} workers, {TASKS} tasks.")
     print(f"Each event {options.times} times, {options.limit:g} s for each. {versions}.")
     print(f"{machine()}.")
 
