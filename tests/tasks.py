@@ -227,3 +227,7 @@ def long_record(writer: int, number: int) -> str:
 def write_long_records(log: LockedLogWriter, writer: int) -> None:
     for number in range(5):
         print(writer, ":", number, ":", "x" * 100_000, sep="", file=log)
+
+
+def print_a_part(log: LockedLogWriter) -> None:
+    print("a part", end="", file=log)

@@ -75,7 +75,7 @@ class DeadlockError(PoolLockError, RuntimeError):
                 "release the lock before you wait for a task that needs it"
             )
         elif len(waits) == 1 and waits[0].holders == (waits[0].pid,):
-            message += ". The task holds it already: use an RLock, which a task can take again"
+            message += ". The task holds it already: release it first, or use an RLock"
         else:
             message += ". Have all tasks take the locks in the same order"
         super().__init__(message)

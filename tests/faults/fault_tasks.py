@@ -40,7 +40,7 @@ def leave_at_once() -> NoReturn:
 
 
 def raise_error() -> NoReturn:
-    raise ValueError("as ordered")
+    raise ValueError("as ordered, in a text that is told and not cut, however long it is")
 
 
 FAULTS: dict[str, Callable[[], object]] = {
@@ -122,7 +122,7 @@ def take_and_return(lock: BaseLock) -> str:
 
 def take_and_raise(lock: BaseLock) -> NoReturn:
     lock.acquire()
-    raise ValueError("as ordered")
+    raise ValueError("as ordered, in a text that is told and not cut, however long it is")
 
 
 def hold_while(lock: BaseLock, path: str) -> int:

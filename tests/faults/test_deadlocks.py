@@ -159,6 +159,7 @@ def test_holder_that_works_or_is_stopped(factory: Factory, method: str, tmp_path
         (pid,) = pool.lock.holders
         os.kill(pid, signal.SIGSTOP)
         assert {wait.holders for wait in pool.lock_waits()} == {(pid,)}
+        assert all(wait.seconds >= 1 for wait in pool.lock_waits())
         several_checks(pool)
         os.kill(pid, signal.SIGCONT)
         go_on.touch()

@@ -36,6 +36,9 @@ def test_initializer_raises(factory: Factory, method: str, tmp_path: Path, fault
             with pytest.raises(InitializerError, match=r"raised (ValueError|SystemExit)") as caught:
                 result.get()
             assert str(caught.value).startswith("the initializer of the pool raised")
+            assert fault != "exception" or "in a text that is told and not cut, however long" in str(
+                caught.value
+            )
             assert "in count_and_fail" in str(caught.value.__cause__)
         with pytest.raises(InitializerError):
             pool.map(tasks.square, range(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 import time
@@ -68,6 +69,12 @@ def test_items_of_a_chunk() -> None:
         with pytest.raises(TaskTimeoutError, match="items 2 to 3") as caught:
             pool.map(time.sleep, [0, 0, 60, 0], chunksize=2)
         assert caught.value.items == range(2, 4)
+
+
+@pytest.mark.parametrize("limit", [1e10, math.inf])
+def test_limit_that_no_system_call_takes(limit: float) -> None:
+    with locked_pool(1, task_timeout=limit) as pool:
+        assert pool.map(abs, [-1, 2]) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_it_lets_n_in() -> None:
     assert semaphore.holder == 0
 
 
+def test_place_that_is_passed_on_while_the_holders_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([{1: 1, 2: 1, 3: 1}, {2: 1, 3: 1}])
+    monkeypatch.setattr(holder_table.HolderTable, "holders", lambda _: next(readings))
+    assert Semaphore(2).holders == (2, 3)
+
+
 def test_more_places_than_a_page_has_words() -> None:
     semaphore = Semaphore(5000)
     with semaphore:

@@ -119,6 +119,15 @@ def test_forked_child_does_not_share_the_lock_nor_the_unfinished_line(path: Path
     check_records(path, 4, 300)
 
 
+def test_process_that_ends_in_the_middle_of_a_line(path: Path, method: str) -> None:
+    with LockedLogWriter(path) as log:
+        context: Any = multiprocessing.get_context(method)
+        process = context.Process(target=tasks.print_a_part, args=(log,))
+        process.start()
+        process.join()
+        assert path.read_text() == "a part\n"
+
+
 def test_waits_for_whoever_has_the_file(path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with LockedLogWriter(path) as log, path.open() as other:

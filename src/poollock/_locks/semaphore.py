@@ -18,6 +18,8 @@ from .semaphore_lock import ABANDONED, SemaphoreLock
 from .shared_semaphore import MAXVALUE, PLAIN, SharedSemaphore
 from .shared_words import SharedWords
 
+_TRIES = 100  # of reading who has places, until no place was passed on meanwhile
+
 
 def _no() -> bool:
     return False
@@ -219,7 +221,13 @@ class Semaphore(SemaphoreLock):
     @property
     @override
     def holders(self) -> tuple[int, ...]:
-        return tuple(pid for pid, places in self._table.holders().items() for _ in range(places))
+        # The rows are read one after the other: a place that is passed on meanwhile may be read twice.
+        held: dict[int, int] = {}
+        for _ in range(_TRIES):
+            held = self._table.holders()
+            if sum(held.values()) <= self._value + self._table.added():
+                break
+        return tuple(pid for pid, places in held.items() for _ in range(places))
 
     @override
     def locked(self) -> bool:

@@ -45,7 +45,8 @@ class Timer:
             self._write_line(f"cost: {self.seconds:.6f}")
             return
         with suppress(Exception):  # the block's own goes on
-            self._write_line(f"failed after {self.seconds:.6f}: {show_error(error, Exception)}")
+            shown = show_error(error, Exception).removesuffix(": ")  # it may have no text
+            self._write_line(f"failed after {self.seconds:.6f}: {shown}")
 
     def _write_line(self, text: str) -> None:
         line = f"{self._label} {text}"

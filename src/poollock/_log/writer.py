@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from multiprocessing.util import Finalize
 from typing import Any, TextIO
 
 from poollock._typing import Self, override
@@ -182,6 +183,7 @@ class LockedLogWriter(io.TextIOBase):
         if text.endswith("\n"):
             self._append(b"".join([*self._unfinished.pop(thread, ()), data]))
         elif text:
+            _write_at_exit()
             self._unfinished.setdefault(thread, []).append(data)
 
     @override
@@ -233,10 +235,7 @@ class LockedLogWriter(io.TextIOBase):
             super().close()
             return
         try:
-            unfinished, self._unfinished = self._unfinished, {}
-            if unfinished:
-                end = self._options.of_file().newline
-                self._append(b"".join(b"".join([*pieces, end]) for pieces in unfinished.values()))
+            self._write_unfinished()
         finally:
             super().close()
             file = self._file
@@ -245,6 +244,12 @@ class LockedLogWriter(io.TextIOBase):
                 file.close()
             if self._descriptor >= 0:
                 os.close(self._descriptor)
+
+    def _write_unfinished(self) -> None:
+        unfinished, self._unfinished = self._unfinished, {}
+        if unfinished:
+            end = self._options.of_file().newline
+            self._append(b"".join(b"".join([*pieces, end]) for pieces in unfinished.values()))
 
     def _open_and_append(self, data: bytes) -> None:
         self._ensure_open()
@@ -295,6 +300,20 @@ class LockedLogWriter(io.TextIOBase):
 
 
 _writers: weakref.WeakSet[LockedLogWriter] = weakref.WeakSet()
+_writing_at_exit: set[int] = set()  # the pid of this process, if it has text that is unfinished
+
+
+def _write_at_exit() -> None:
+    """Have what is unfinished written when this process ends: a ``multiprocessing.Process`` drops it else."""
+    if os.getpid() not in _writing_at_exit:
+        _writing_at_exit.clear()
+        _writing_at_exit.add(os.getpid())
+        Finalize(None, _write_all_unfinished, exitpriority=0)
+
+
+def _write_all_unfinished() -> None:
+    for writer in list(_writers):
+        writer._write_unfinished()
 
 
 def _after_fork() -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from poollock._errors import LockWait, PoolLockError
+from poollock._locks import waiting
 from poollock._locks.registry import registry
 from poollock._worker.framing import dump
 from poollock._worker.wait_reporter import VICTIM, WAIT
@@ -52,7 +53,8 @@ class DeadlockDetector:
     def begin(self, worker: WorkerHandle, message: memoryview) -> None:
         """Take in what a worker says of a wait that has lasted."""
         number, lock, description = pickle.loads(message)
-        self._waits[worker] = _Wait(number, lock, description, monotonic())
+        since = monotonic() - waiting.FIRST_INTERVAL  # a worker reports a wait that has lasted for so long
+        self._waits[worker] = _Wait(number, lock, description, since)
 
     def step(self, now: float) -> None:
         """Look for a ring of waits, if it is time; tell the task that began to wait last.

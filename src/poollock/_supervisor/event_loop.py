@@ -22,7 +22,7 @@ from . import deadlock_detector
 from .callbacks import report_exception
 from .deadlock_detector import DeadlockDetector
 from .dispatcher import Dispatcher
-from .failures import MakeError, pool_ended
+from .failures import MakeError, pool_ended, thread_failed
 from .jobs import Job, PendingJobs, TaskOutcome
 from .lock_recovery import INTERVAL, LockRecovery
 from .startup_failures import StartupFailures
@@ -35,6 +35,7 @@ from .worker_starter import WorkerStarter
 
 _KILL_DELAY = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
+_LONGEST = 3600.0  # seconds
 _LEAST_DELAY = 0.00005  # seconds; to sleep for less takes longer than that
 
 _event_loops: weakref.WeakSet[EventLoop] = weakref.WeakSet()
@@ -74,6 +75,7 @@ class EventLoop:
         self._terminating = False
         self._starter_ended = False
         self.over = False  # no result will be set any more
+        self._make_error: MakeError = pool_ended  # for whoever still waits then
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
         self._polled: list[WorkerHandle] = []  # those of whose end no descriptor tells
         self._poll_soon = False  # the socket of one of those has ended
@@ -105,7 +107,7 @@ class EventLoop:
         self.pending.add(job, pool)
         self.task_handler.put(job)
         if self.over:  # since the caller checked: nobody else will see the job
-            self.pending.fail_all_now(pool_ended)
+            self.pending.fail_all_now(self._make_error)
 
     def has_begun(self, job: Job) -> bool:
         """Return whether a worker has begun *job*, a single call."""
@@ -141,8 +143,10 @@ class EventLoop:
             self._start(starter_thread)
             while not self._is_over():
                 self.run_once()
-        except BaseException:  # noqa: BLE001 - no such error is known; if there is one, nobody may wait for ever
+        except BaseException as error:  # noqa: BLE001 - no such error is known; if there is one, nobody may wait for ever
             report_exception()
+            self._make_error = partial(thread_failed, show_error(error))
+            self.task_handler.broken = self._make_error
             self._starter.stop()
             for worker in self._workers:
                 worker.process.kill()
@@ -150,7 +154,7 @@ class EventLoop:
             self.over = True
             self._dispatcher.close()
             self.task_handler.stop()
-            self.pending.fail_all_now(pool_ended)
+            self.pending.fail_all_now(self._make_error)
             self.close_after_fork()
             self.pending.callbacks.stop()
 
@@ -212,7 +216,8 @@ class EventLoop:
             intervals.append(deadlock_detector.INTERVAL)
         if self._polled:
             intervals.append(POLL_INTERVAL)
-        return min((interval for interval in intervals if interval is not None), default=None)
+        # The system takes no timeout of more than some weeks.
+        return min((min(interval, _LONGEST) for interval in intervals if interval is not None), default=None)
 
     def _end(self) -> None:
         """Do what is left to do once the pool is closed or terminated."""

@@ -20,7 +20,7 @@ def pool_ended() -> Exception:
     )
 
 
-def task_handler_failed(how: str) -> Exception:
+def thread_failed(how: str) -> Exception:
     """Return the error of a task that was there when something unforeseen happened."""
     return PoolLockError(f"a thread of the pool in {describe()} met an error that it should not meet: {how}")
 

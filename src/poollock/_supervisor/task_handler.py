@@ -15,7 +15,7 @@ from poollock._worker.task_pickling import dump_task
 
 from .callbacks import report_exception
 from .dispatcher import Dispatcher
-from .failures import MakeError, task_handler_failed
+from .failures import MakeError, thread_failed
 from .jobs import Job, PendingJobs
 from .task import Task
 from .wakeup import Wakeup
@@ -82,7 +82,7 @@ class TaskHandler:
             return all(self._take_task(job) for _ in range(_TURN))
         except BaseException as error:  # noqa: BLE001 - no such error is known; if there is one, nobody may wait for ever
             report_exception()
-            failure = task_handler_failed(show_error(error))
+            failure = thread_failed(show_error(error))
             self._wakeup.call_soon_threadsafe(partial(self._pending.fail, job, failure))
             return False
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
+from poollock._backend.describe import show_error
 from poollock._backend.signals import ignore_sigint, reset_sigterm, unblock_sigint
 from poollock._locks import waiting
 from poollock._locks.base import BaseLock
@@ -15,7 +16,7 @@ from poollock._locks.registry import install_locks
 from poollock._locks.shared_words import SharedWords
 
 from .framing import dump
-from .outcome_pickling import dump_error, dump_result, show, without_warnings
+from .outcome_pickling import dump_error, dump_result, without_warnings
 from .task_pickling import run_task
 from .wait_reporter import WaitReporter
 from .worker_socket import WorkerSocket
@@ -27,6 +28,7 @@ InitArgs: TypeAlias = (
 
 # The message of a worker after which it takes tasks; if it cannot, the message says why.
 _READY = b""
+_LONGEST = 500  # characters of an error that are told
 
 
 class StartupData:
@@ -66,7 +68,7 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
             locks = _initialize(init_args)
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
             trace = without_warnings(traceback.format_exc)
-            connection.send(dump((f"{step} raised {show(error)}", trace)))
+            connection.send(dump((f"{step} raised {_shorten(show_error(error))}", trace)))
             return
         del startup_data, contents, message, init_args
         waiting.observe(WaitReporter(connection, words.view))
@@ -80,6 +82,10 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
                 return
     except ConnectionError:  # the pool has ended
         return
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _initialize(init_args: InitArgs) -> list[BaseLock]:
