@@ -14,7 +14,7 @@ from poollock._supervisor.dispatcher import Dispatcher
 from poollock._supervisor.jobs import Job
 from poollock._supervisor.task import Task
 from poollock._supervisor.worker_handle import WorkerHandle, WorkerState
-from poollock._worker.framing import FrameReader, dump
+from poollock._worker.framing import FrameReader
 from poollock._worker.worker_socket import LAST_BEGUN, REVOKED_FROM, REVOKED_TO
 
 
@@ -49,7 +49,7 @@ class Played:
 
 def task(number: int) -> Task:
     made = Task(cast("Job", SimpleNamespace(is_over=False)), number, 0)
-    made.payload = dump(number)
+    made.payload = pickle.dumps(number)
     return made
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import wait_until
 from poollock._supervisor.worker_handle import WorkerState
-from poollock._worker.framing import HEADER, FrameReader, dump, header
+from poollock._worker.framing import HEADER, FrameReader, header
 from poollock._worker.worker_socket import LAST_BEGUN, WorkerSocket
 
 
@@ -21,7 +21,7 @@ from poollock._worker.worker_socket import LAST_BEGUN, WorkerSocket
 def test_frames_arrive_as_they_were_sent(size: int) -> None:
     generator = random.Random(size)
     payloads = [generator.randbytes(size) if size else None, "small", generator.randbytes(100), "last"]
-    stream = b"".join(header(dumped, number) + dumped for number, dumped in enumerate(map(dump, payloads)))
+    stream = b"".join(header(dumped, number) + dumped for number, dumped in enumerate(map(pickle.dumps, payloads)))
     ours, theirs = socket.socketpair()
     found: list[tuple[int, object]] = []
     with ours, theirs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import ModuleSpec
 from keyword import iskeyword
 from multiprocessing.context import BaseContext
 from operator import index
@@ -15,6 +16,8 @@ from poollock._locks.base import BaseLock
 from poollock._locks.registry import every_lock
 from poollock._supervisor.failures import main_module_missing
 from poollock._worker.main import InitArgs
+from poollock._worker.main_module import MAIN
+from poollock._worker.object_pickling import by_value
 
 
 def check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
@@ -65,15 +68,23 @@ def can_reach(lock: BaseLock, ctx: BaseContext) -> bool:
 
 
 def check_main_module(ctx: BaseContext) -> None:
-    """Raise BrokenPoolError if the workers are to import the main module and it is in no file."""
+    """Have the workers not import the main module if it is in no file.
+
+    Raises:
+        BrokenPoolError: They would have nothing of it: cloudpickle is not installed.
+    """
     method = ctx.get_start_method()
     if method not in ("spawn", "forkserver") or hasattr(sys, "frozen"):
         return
     from multiprocessing import spawn  # noqa: PLC0415 - not for a pool that forks
 
     path = spawn.get_preparation_data("").get("init_main_from_path")
-    if path is not None and not os.path.exists(path):
+    if path is None or os.path.exists(path):
+        return
+    if by_value() is None:
         raise main_module_missing(path, method)
+    # For multiprocessing, a main module of this name is one that no process imports.
+    sys.modules[MAIN].__spec__ = ModuleSpec(MAIN, None)
 
 
 def check_chunksize(chunksize: int) -> int:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from poollock._errors import LockWait, PoolLockError
 from poollock._locks import waiting
 from poollock._locks.registry import registry
-from poollock._worker.framing import dump
 from poollock._worker.wait_reporter import VICTIM, WAIT
 
 from .deadlock import Needs, find_ring
@@ -120,7 +119,7 @@ class DeadlockDetector:
     def _tell(self, victim: WorkerHandle, ring: Sequence[WorkerHandle], pool_pid: int) -> None:
         wait = self._waits[victim]
         waits = tuple(self._describe(worker, self._waits[worker]) for worker in ring)
-        self._dispatcher.send_message(victim, dump((wait.number, waits, pool_pid)))
+        self._dispatcher.send_message(victim, pickle.dumps((wait.number, waits, pool_pid)))
         victim.state.words.view[VICTIM] = wait.number
 
     def _describe(self, worker: WorkerHandle, wait: _Wait) -> LockWait:

@@ -16,6 +16,7 @@ from poollock._backend.process import POLL_INTERVAL, has_ended
 from poollock._errors import TaskTimeoutError, WorkerDiedError
 from poollock._locks.base import BaseLock
 from poollock._worker.framing import MESSAGE
+from poollock._worker.object_pickling import ObjectPickler
 from poollock._worker.outcome_pickling import load_outcome
 
 from . import deadlock_detector
@@ -48,6 +49,7 @@ class EventLoop:
         starter: Starts the workers.
         size: How many workers there should be.
         locks: The pool's own locks.
+        pickler: Pickles for the workers.
         task_timeout: Seconds that a task may run; None is no limit.
     """
 
@@ -56,6 +58,7 @@ class EventLoop:
         starter: WorkerStarter,
         size: int,
         locks: Iterable[BaseLock],
+        pickler: ObjectPickler,
         task_timeout: float | None = None,
     ) -> None:
         self._starter = starter
@@ -65,7 +68,7 @@ class EventLoop:
         self._dispatcher = Dispatcher(size, self._wakeup.wake)
         self._workers = self._dispatcher.workers
         self.pending = PendingJobs(self._wakeup.wake)
-        self.task_handler = TaskHandler(self._dispatcher, self.pending, self._wakeup)
+        self.task_handler = TaskHandler(self._dispatcher, self.pending, self._wakeup, pickler)
         self._startup_failures = StartupFailures(starter, self._workers)
         self._lock_recovery = LockRecovery(locks, starter, self._workers)
         self.deadlock_detector = DeadlockDetector(self._dispatcher)

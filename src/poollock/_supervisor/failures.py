@@ -8,6 +8,7 @@ from typing import TypeAlias
 from poollock._backend.describe import describe
 from poollock._backend.mp_pool import RemoteTraceback
 from poollock._errors import InitializerError, PoolLockError
+from poollock._worker.pickling_errors import EXTRA_HINT
 
 MakeError: TypeAlias = Callable[[], Exception]
 
@@ -42,7 +43,7 @@ def main_module_missing(path: str, method: str) -> Exception:
     """Return the error of a pool whose workers would import a main module that is in no file."""
     return broken_pool(
         f"workers that {method!r} starts import the main module, and {path!r} is not there, as for a program "
-        "that is read from standard input: put the program into a file, or use context='fork'"
+        f"that is read from standard input: put the program into a file, use context='fork', or {EXTRA_HINT}"
     )
 
 

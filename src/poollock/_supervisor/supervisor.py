@@ -12,6 +12,8 @@ from poollock._backend.signals import signals_blocked
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._worker.main import InitArgs
+from poollock._worker.main_module import ImportedMainModule, InheritedMainModule
+from poollock._worker.object_pickling import ObjectPickler
 from poollock._worker.task_pickling import CALL
 
 from .event_loop import EventLoop
@@ -52,9 +54,13 @@ class Supervisor:
         locks: Iterable[BaseLock],
         task_timeout: float | None = None,
     ) -> None:
-        self._starter = starter = WorkerStarter(ctx, make_process, size, maxtasks, make_init_args)
+        is_fork = ctx.get_start_method() == "fork"
+        pickler = ObjectPickler(InheritedMainModule() if is_fork else ImportedMainModule())
+        self._starter = starter = WorkerStarter(
+            ctx, make_process, size, maxtasks, make_init_args, pickler=pickler
+        )
         self.processes = starter.processes
-        self._event_loop = event_loop = EventLoop(starter, size, locks, task_timeout)
+        self._event_loop = event_loop = EventLoop(starter, size, locks, pickler, task_timeout)
         self.pending = event_loop.pending
         workers: list[WorkerHandle] = []
         try:

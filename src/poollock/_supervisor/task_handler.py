@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 from poollock._backend.describe import show_error
+from poollock._worker.object_pickling import ObjectPickler
 from poollock._worker.pickling_errors import explain_pickling_error
 from poollock._worker.task_pickling import dump_task
 
@@ -33,16 +34,20 @@ class TaskHandler:
         dispatcher: Gets the tasks.
         pending: The jobs whose results are awaited.
         wakeup: Of the event loop, the only thread that sets results.
+        pickler: Pickles the tasks.
 
     Attributes:
         broken: Makes the error that each job gets from now on, if the pool is broken.
     """
 
-    def __init__(self, dispatcher: Dispatcher, pending: PendingJobs, wakeup: Wakeup) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, pending: PendingJobs, wakeup: Wakeup, pickler: ObjectPickler
+    ) -> None:
         self.broken: MakeError | None = None
         self._dispatcher = dispatcher
         self._pending = pending
         self._wakeup = wakeup
+        self._pickler = pickler
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def put(self, job: Job) -> None:
@@ -104,9 +109,9 @@ class TaskHandler:
             return False
         task, arguments = taken
         try:
-            task.payload = dump_task(job.how, job.func, arguments, job.kwds)
+            task.payload = dump_task(self._pickler, job.how, job.func, arguments, job.kwds)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's error
-            self._not_sent(task, _explain(error, task, arguments))
+            self._not_sent(task, _explain(error, self._pickler, task, arguments))
             return True
         del taken, arguments  # while this waits for room, they need not be in memory
         self._dispatcher.put(task)
@@ -123,9 +128,11 @@ class TaskHandler:
         self._wakeup.call_soon_threadsafe(partial(self._pending.set, [(task, False, error)]))
 
 
-def _explain(error: BaseException, task: Task, arguments: tuple[Any, ...]) -> BaseException:
+def _explain(
+    error: BaseException, pickler: ObjectPickler, task: Task, arguments: tuple[Any, ...]
+) -> BaseException:
     if isinstance(error, Exception):
         with suppress(BaseException):  # whatever the user's objects do when they are looked at
             labelled = task.job.label(task, arguments)
-            return explain_pickling_error(error, task.job.func, labelled, task.describe())
+            return explain_pickling_error(error, pickler, task.job.func, labelled, task.describe())
     return error

@@ -10,6 +10,7 @@ from typing import Any
 from poollock._backend.process import exit_code
 from poollock._backend.signals import block_signals
 from poollock._worker.main import InitArgs, StartupData, run_worker
+from poollock._worker.object_pickling import ObjectPickler
 
 from .worker_handle import WorkerHandle, WorkerState
 
@@ -27,6 +28,7 @@ class WorkerStarter:
         size: How many workers there should be.
         maxtasks: How many tasks each of them runs; None is no limit.
         make_init_args: Called for what each worker puts in place first.
+        pickler: Pickles for the workers.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class WorkerStarter:
         size: int,
         maxtasks: int | None,
         make_init_args: Callable[[], InitArgs],
+        *,
+        pickler: ObjectPickler,
     ) -> None:
         self.processes: list[Any] = []
         self.failures = 0  # workers in a row that ended before they were ready
@@ -43,6 +47,7 @@ class WorkerStarter:
         self._make_process = make_process
         self._maxtasks = maxtasks
         self._make_init_args = make_init_args
+        self._pickler = pickler
         self._free_states = [WorkerState(ctx) for _ in range(size)]
         self._paused = False
         self._starting = threading.Lock()
@@ -90,7 +95,9 @@ class WorkerStarter:
     def _make(self, state: WorkerState) -> WorkerHandle:
         try:
             worker = WorkerHandle(state, self._maxtasks)
-            worker.startup_data = StartupData((state.words, state.lock, self._make_init_args()))
+            worker.startup_data = StartupData(
+                (state.words, state.lock, self._make_init_args()), self._pickler
+            )
             worker.process = self._make_process(
                 self._ctx,
                 target=run_worker,

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import copyreg
-import io
-import pickle
 import socket
 import struct
-from collections import ChainMap
-from multiprocessing.reduction import ForkingPickler
-from typing import Any, cast
 
 HEADER = struct.Struct("=QQ")  # bytes that follow; a number
 MESSAGE = (1 << 64) - 1  # the number of a frame that is neither a task nor an outcome
 _READ_SIZE = 1 << 14  # bytes to read at once
 _MAX_KEPT = 1 << 21  # bytes; a larger buffer is freed after the message that it was made for
-
-
-class _Pickler(pickle.Pickler):
-    # The table of ForkingPickler, which builds it anew for every message.
-    dispatch_table: Any = ChainMap[Any, Any](  # noqa: RUF012 - it is never written to
-        cast("Any", ForkingPickler)._extra_reducers, cast("Any", copyreg.dispatch_table)
-    )
-
-
-def dump(obj: Any) -> bytes:
-    """Return *obj* as the payload of a frame.
-
-    Raises:
-        Exception: What pickling raised.
-    """
-    buffer = io.BytesIO()
-    _Pickler(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
-    return buffer.getvalue()
 
 
 def header(payload: bytes, number: int) -> bytes:

@@ -15,7 +15,7 @@ from poollock._locks.base import BaseLock
 from poollock._locks.registry import install_locks
 from poollock._locks.shared_words import SharedWords
 
-from .framing import dump
+from .object_pickling import ObjectPickler
 from .outcome_pickling import dump_error, dump_result, without_warnings
 from .task_pickling import run_task
 from .wait_reporter import WaitReporter
@@ -41,14 +41,21 @@ class StartupData:
     Args:
         contents: The words that the worker shares with the pool, a multiprocessing lock (only who
             holds it writes the words), and the arguments of the worker's initialization.
+        pickler: Pickles for the worker.
     """
 
-    def __init__(self, contents: tuple[SharedWords, Any, InitArgs] | None = None) -> None:
+    def __init__(
+        self,
+        contents: tuple[SharedWords, Any, InitArgs] | None = None,
+        pickler: ObjectPickler | None = None,
+    ) -> None:
         self.contents = contents
+        self._pickler = pickler
         self.payload = b""  # what is to be sent
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self.payload = dump(self.contents)  # now: locks can be pickled only while a process is being started
+        # Now: locks can be pickled only while a process is being started.
+        self.payload = self._pickler.dump(self.contents) if self._pickler else b""
         return type(self), ()
 
 
@@ -68,7 +75,7 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
             locks = _initialize(init_args)
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
             trace = without_warnings(traceback.format_exc)
-            connection.send(dump((f"{step} raised {_shorten(show_error(error))}", trace)))
+            connection.send(pickle.dumps((f"{step} raised {_shorten(show_error(error))}", trace)))
             return
         del startup_data, contents, message, init_args
         waiting.observe(WaitReporter(connection, words.view))

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, TypeVar
 from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
 
-from .framing import dump
+from .main_module import OwnMainModule
+from .object_pickling import ObjectPickler
 
 # Whether a task returned, what it returned or raised, and the descriptions of the locks that it left held.
 Outcome: TypeAlias = "tuple[bool, Any, list[str]]"
@@ -19,12 +20,15 @@ Outcome: TypeAlias = "tuple[bool, Any, list[str]]"
 _T = TypeVar("_T")
 
 
+_pickler = ObjectPickler(OwnMainModule())
+
+
 def dump_result(value: Any, locks_left: list[str]) -> bytes:
     """Return the outcome of a task that returned *value*, as bytes."""
     try:
-        return dump((True, value, locks_left))
+        return _pickler.dump((True, value, locks_left))
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ must not end the worker
-        return dump((False, dump(MaybeEncodingError(error, _Text(show(value)))), locks_left))
+        return pickle.dumps((False, pickle.dumps(MaybeEncodingError(error, _Text(show(value)))), locks_left))
 
 
 def dump_error(error: BaseException, locks_left: list[str]) -> bytes:
@@ -36,12 +40,12 @@ def dump_error(error: BaseException, locks_left: list[str]) -> bytes:
     """
     wrapped = without_warnings(lambda: ExceptionWithTraceback(error, error.__traceback__))
     try:
-        payload = dump(wrapped)
+        payload = _pickler.dump(wrapped)
     except BaseException as reason:  # noqa: BLE001 - as above
         unsendable = ExceptionWithTraceback(MaybeEncodingError(reason, _Text(show(error))), None)
         unsendable.tb = wrapped.tb
-        payload = dump(unsendable)
-    return dump((False, payload, locks_left, show(error), wrapped.tb))
+        payload = pickle.dumps(unsendable)
+    return pickle.dumps((False, payload, locks_left, show(error), wrapped.tb))
 
 
 def load_outcome(payload: memoryview, describe_task: Callable[[], str]) -> Outcome:

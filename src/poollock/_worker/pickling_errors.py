@@ -15,7 +15,10 @@ from typing import Any, TypeAlias
 
 from poollock._backend.describe import describe
 
-from .framing import dump
+from .object_pickling import ObjectPickler, by_value
+
+# What a message says that names another way out.
+EXTRA_HINT = "install poollock[cloudpickle], which sends such a thing as it is"
 
 # Where in the task a part is, and the part itself.
 _Part: TypeAlias = tuple[str, Any]
@@ -24,19 +27,25 @@ _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.Pickling
 
 
 def explain_pickling_error(
-    error: Exception, func: Any, arguments: Iterable[tuple[str, Any]], description: str
+    error: Exception,
+    pickler: ObjectPickler,
+    func: Any,
+    arguments: Iterable[tuple[str, Any]],
+    description: str,
 ) -> Exception:
     """Return *error* with a message that names the part of a task that does not pickle, and a hint.
 
     Args:
         error: What pickling the task raised.
+        pickler: What has pickled it.
         func: The task function.
         arguments: Its arguments, each after what a message calls it: ``item 7``.
         description: What a message calls the task.
     """
     if isinstance(error, RecursionError):  # no single part causes it
         return error
-    found = (_find_unpicklable(path, part, set()) for path, part in [("the function", func), *arguments])
+    parts = [("the function", func), *arguments]
+    found = (_find_unpicklable(pickler, path, part, set()) for path, part in parts)
     unpicklable = next(filter(None, found), None)
     if unpicklable is None:
         return error
@@ -57,20 +66,20 @@ def rebuilt_error(error: Exception, message: str, otherwise: type[Exception]) ->
     return otherwise(f"{type(error).__name__}: {message}")
 
 
-def _find_unpicklable(path: str, part: Any, seen: set[int]) -> _Part | None:
+def _find_unpicklable(pickler: ObjectPickler, path: str, part: Any, seen: set[int]) -> _Part | None:
     """Return the innermost part of *part* that does not pickle, after the path to it."""
-    if id(part) in seen or _pickles(part):
+    if id(part) in seen or _pickles(pickler, part):
         return None
     seen.add(id(part))
     for inner_path, inner in _parts_of(path, part):
-        if unpicklable := _find_unpicklable(inner_path, inner, seen):
+        if unpicklable := _find_unpicklable(pickler, inner_path, inner, seen):
             return unpicklable
     return path, part
 
 
-def _pickles(part: Any) -> bool:
+def _pickles(pickler: ObjectPickler, part: Any) -> bool:
     try:
-        dump(part)
+        pickler.dump(part)
     except Exception:  # noqa: BLE001 - whatever it raises, it does not pickle
         return False
     return True
@@ -81,19 +90,29 @@ def _parts_of(path: str, whole: Any) -> Iterator[_Part]:
         yield f"the object of {function_name(whole)}", whole.__self__
     elif isinstance(whole, partial):
         yield path, whole.func
-        for index, arg in enumerate(whole.args):
-            yield f"argument {index} of {function_name(whole)}", arg
-        for name, arg in whole.keywords.items():
-            yield f"argument {name!r} of {function_name(whole)}", arg
+        named = [*enumerate(whole.args), *whole.keywords.items()]
+        yield from ((f"argument {name!r} of {function_name(whole)}", arg) for name, arg in named)
     elif isinstance(whole, (list, tuple, set, frozenset)):
-        for index, item in enumerate(whole):
-            yield f"{path}[{index}]", item
+        yield from ((f"{path}[{index}]", item) for index, item in enumerate(whole))
     elif isinstance(whole, dict):
         for key, value in whole.items():
             yield f"a key of {path}", key
             yield f"{path}[{key!r}]", value
-    elif not isinstance(whole, (type, FunctionType)):
+    elif isinstance(whole, FunctionType):
+        yield from _variables_of(whole)
+    elif not isinstance(whole, type):
         yield from _state_of(path, whole)
+
+
+def _variables_of(func: FunctionType) -> Iterator[_Part]:
+    """Yield what is sent together with *func*."""
+    if by_value() is None:
+        return
+    import inspect  # noqa: PLC0415 - it takes long to import
+
+    variables = inspect.getclosurevars(func)
+    for name, value in {**variables.globals, **variables.nonlocals}.items():
+        yield f"the variable {name!r} of {func.__qualname__}", value
 
 
 def _state_of(path: str, whole: object) -> Iterator[_Part]:
@@ -141,8 +160,12 @@ def _hint(part: Any) -> str:
         )
     if isinstance(part, (type, FunctionType)):
         if "<" in part.__qualname__:
-            return "Only what a module defines at its top level can be sent: move it there"
-        return "Only what its module has under that name can be sent: if that was reloaded, import it again"
+            hint = "Only what a module defines at its top level can be sent: move it there"
+        else:
+            hint = (
+                "Only what its module has under that name can be sent: if that was reloaded, import it again"
+            )
+        return hint if by_value() is not None else f"{hint}, or {EXTRA_HINT}"
     if isinstance(part, Pool):
         return (
             "A pool belongs to the process that made it. Leave it out in the object's __getstate__, "

@@ -12,17 +12,20 @@ from typing import Any
 from poollock._backend.describe import describe
 
 from .call_errors import explain_call
-from .framing import dump
-from .pickling_errors import function_name, rebuilt_error
+from .object_pickling import ObjectPickler, by_value
+from .pickling_errors import EXTRA_HINT, function_name, rebuilt_error
 
 # How a task calls its function: once, with each item of a chunk, or with the parts of each item.
 CALL, MAP, STARMAP = range(3)
 
 
-def dump_task(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> bytes:
+def dump_task(
+    pickler: ObjectPickler, how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]
+) -> bytes:
     """Return a task as bytes.
 
     Args:
+        pickler: Pickles for the workers.
         how: ``CALL``, ``MAP`` or ``STARMAP``.
         func: The task function.
         args: Its arguments; for ``MAP`` and ``STARMAP``, the items of the chunk.
@@ -31,9 +34,17 @@ def dump_task(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any
     Raises:
         Exception: What pickling raised.
     """
-    if type(func) is not FunctionType:
-        _check_method(func)
-    return dump((how, func, args, kwds) if kwds else (how, func, args))
+    task = (how, func, args, kwds) if kwds else (how, func, args)
+    if type(func) is FunctionType or _has_its_method(func):
+        return pickler.dump(task)
+    if by_value() is not None:
+        return pickler.dump_by_value(task)
+    name = _without_partial(func).__name__
+    raise pickle.PicklingError(
+        f"{function_name(func)} cannot be sent from {describe()} to a worker: a method is sent as its "
+        f"object and its name, and the object has not this one under {name!r}. Rename a method that begins "
+        f"with two underscores, and give a decorated one its name by functools.wraps; or {EXTRA_HINT}"
+    )
 
 
 def run_task(data: memoryview) -> Any:
@@ -52,6 +63,8 @@ def run_task(data: memoryview) -> Any:
                 "of its arguments, into a module. One typed into a REPL or a notebook, or made after the "
                 "workers were started, is not there."
             )
+            if by_value() is None:
+                message += f" Or {EXTRA_HINT}."
         raise rebuilt_error(error, message, pickle.UnpicklingError) from error
     data.release()  # or a large argument would be in memory twice
     try:
@@ -67,13 +80,13 @@ def run_task(data: memoryview) -> Any:
         raise
 
 
-def _check_method(func: Any) -> None:
-    """Raise if the worker would not find the bound method *func* by its name."""
+def _has_its_method(func: Any) -> bool:
+    """Return whether the worker finds *func* by its name, if it is a bound method."""
+    func = _without_partial(func)
+    return not isinstance(func, MethodType) or getattr(func.__self__, func.__name__, None) == func
+
+
+def _without_partial(func: Any) -> Any:
     while isinstance(func, partial):
         func = func.func
-    if isinstance(func, MethodType) and getattr(func.__self__, func.__name__, None) != func:
-        raise pickle.PicklingError(
-            f"{function_name(func)} cannot be sent from {describe()} to a worker: a method is sent as its "
-            f"object and its name, and the object has not this one under {func.__name__!r}. Rename a method "
-            "that begins with two underscores, and give a decorated one its name by functools.wraps"
-        )
+    return func

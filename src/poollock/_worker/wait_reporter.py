@@ -9,7 +9,7 @@ from poollock._backend.signals import all_signals_blocked
 from poollock._errors import DeadlockError
 from poollock._locks.base import BaseLock
 
-from .framing import MESSAGE, dump
+from .framing import MESSAGE
 
 if TYPE_CHECKING:
     from .worker_socket import WorkerSocket
@@ -35,7 +35,7 @@ class WaitReporter:
         """Tell the pool that the running task waits for *lock*."""
         self._number += 1
         self._words[WAIT] = self._number
-        message = dump((self._number, lock._identity, lock.description))
+        message = pickle.dumps((self._number, lock._identity, lock.description))
         with all_signals_blocked():  # a handler that raises in the middle would leave half a message
             self._connection.send(message, MESSAGE)
 

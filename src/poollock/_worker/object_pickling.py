@@ -1,0 +1,106 @@
+"""Objects as bytes for another process: by name what that process has, by value what it has not.
+
+By value goes by cloudpickle, if that is installed (the extra ``poollock[cloudpickle]``), and only what
+pickle cannot send, or would send by a name that the other process has not.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+from collections import ChainMap
+from functools import cache
+from importlib import import_module
+from multiprocessing.reduction import ForkingPickler
+from types import FunctionType
+from typing import Any, cast
+
+from .main_module import MAIN, MainModule, is_found, is_of_main
+
+_reducers: dict[type, Any] = cast("Any", ForkingPickler)._extra_reducers
+
+
+_NAMED = FunctionType, type
+
+
+class ObjectPickler:
+    """Pickles objects for another process.
+
+    Args:
+        main: What that process has of the main module.
+    """
+
+    def __init__(self, main: MainModule) -> None:
+        self._main = main
+
+        def reduce(obj: Any) -> Any:
+            if issubclass(type(obj), _NAMED):
+                if obj.__module__ == MAIN and not main.has(obj) and by_value() is not None:
+                    raise _NotByNameError
+            # multiprocessing's own pickler looks for each object into a chain of tables.
+            elif (reducer := _reducers.get(type(obj))) is not None:  # pyright: ignore[reportUnknownArgumentType]
+                return reducer(obj)
+            return NotImplemented
+
+        class ByName(pickle.Pickler):
+            __slots__ = ()
+            # Called for each object that is not of a type like int, str, list or dict.
+            reducer_override: Any = staticmethod(reduce)
+
+        self._by_name = ByName
+
+    def dump(self, obj: Any) -> bytes:
+        """Return *obj* as bytes.
+
+        Raises:
+            Exception: What pickling raised.
+        """
+        buffer = io.BytesIO()
+        try:
+            self._by_name(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
+        except RecursionError:
+            raise
+        except Exception:  # whatever it raised, by value it may go
+            if by_value() is None:
+                raise
+        else:
+            return buffer.getvalue()
+        return self.dump_by_value(obj)
+
+    def dump_by_value(self, obj: Any) -> bytes:
+        """Return *obj* as bytes; cloudpickle must be installed."""
+        buffer = io.BytesIO()
+        by_value()(buffer, self._main).dump(obj)
+        return buffer.getvalue()
+
+
+class _NotByNameError(Exception):
+    """The other process has not what is about to be sent by its name."""
+
+
+@cache
+def by_value() -> Any:
+    """Return a pickler that sends functions and classes by value; None if cloudpickle is not installed."""
+    try:
+        cloudpickle: Any = import_module("cloudpickle")
+    except ImportError:
+        return None
+    base: Any = cloudpickle.Pickler
+    reducers = dict(base.dispatch_table)
+    # It would send a copy of what is in the file, rather than say that a file cannot be sent.
+    reducers.pop(io.TextIOWrapper, None)
+
+    class ByValue(base):  # type: ignore[misc]
+        dispatch_table: Any = ChainMap(reducers, _reducers, copyreg.dispatch_table)  # noqa: RUF012 - never written to
+
+        def __init__(self, buffer: io.BytesIO, main: MainModule) -> None:
+            base.__init__(self, buffer)
+            self._main = main
+
+        def reducer_override(self, obj: Any) -> Any:
+            if is_of_main(obj) and self._main.has(obj) and is_found(obj):
+                return NotImplemented
+            return base.reducer_override(self, obj)
+
+    return ByValue
