@@ -5,13 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import FACTORIES, METHODS, Factory, children, end_what_was_started, kill_descendants
 from poollock import LockedPool, manager_locked_pool
+from poollock._worker.object_pickling import by_value
 
 
 @pytest.fixture(params=METHODS, scope="module")
@@ -33,6 +36,19 @@ def pool(factory: Factory, method: str) -> Iterator[LockedPool]:
     """A pool of two workers with one lock; of each kind, on each start method."""
     with factory(2, context=method) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def without_cloudpickle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """As if cloudpickle were not installed, in this process and what it starts; a folder that makes it so."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "cloudpickle.py").write_text("raise ImportError\n")
+    by_value.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "cloudpickle", raising=False)
+        patch.syspath_prepend(folder)
+        yield folder
+    by_value.cache_clear()
 
 
 def pytest_configure() -> None:

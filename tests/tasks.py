@@ -123,6 +123,10 @@ def add(x: int, y: int = 0) -> int:
     return x + y
 
 
+def identity(x: Any) -> Any:
+    return x
+
+
 def fail(lock: BaseLock, x: int) -> None:
     with lock:
         raise ValueError(x)

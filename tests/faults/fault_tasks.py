@@ -259,8 +259,8 @@ def raise_needs_two() -> NoReturn:
 
 
 def raise_unpicklable() -> NoReturn:
-    error = ValueError("with a function")
-    error.function = lambda: None  # type: ignore[attr-defined] # what makes it unpicklable
+    error = ValueError("with a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined] # what makes it unpicklable
     raise error
 
 

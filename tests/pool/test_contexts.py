@@ -74,11 +74,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_program_from_standard_input(factory: Factory, method: str, tmp_path: Path) -> None:
+def test_program_from_standard_input(
+    factory: Factory, method: str, tmp_path: Path, without_cloudpickle: Path
+) -> None:
     done = subprocess.run(
         [sys.executable],
         input=FROM_STANDARD_INPUT.format(factory=factory.__name__, method=method),
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(without_cloudpickle)},
         capture_output=True,
         text=True,
         check=True,
@@ -90,6 +93,7 @@ def test_program_from_standard_input(factory: Factory, method: str, tmp_path: Pa
     else:
         assert result.startswith(f"BrokenPoolError workers that {method!r} starts import the main module")
         assert os.path.join(tmp_path, "<stdin>") in result
+        assert "or install poollock[cloudpickle]" in result
 
 
 def test_modules_and_names_are_contexts() -> None:

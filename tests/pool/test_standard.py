@@ -15,6 +15,9 @@ from helpers import METHODS
 
 standard: Any = pytest.importorskip("test._test_multiprocessing", reason="this Python has no test package")
 
+# They expect that a lambda cannot be sent.
+pytestmark = pytest.mark.usefixtures("without_cloudpickle")
+
 # Not `locked_pool` itself: `multiprocessing.pool.Pool(context=...)` takes the context as its fifth argument.
 REPLACED: dict[str, Any] = {
     "multiprocessing.Pool": poollock.locked_pool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import queue
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -33,9 +34,9 @@ def _raise(error: type[BaseException]) -> NoReturn:
 
 
 def test_results_that_cannot_be_sent(pool: LockedPool) -> None:
-    with pytest.raises(MaybeEncodingError, match=r"of _give_function'.*lambda"):
-        pool.apply(_give_function)
-    with pytest.raises(MaybeEncodingError, match="with a function") as caught:
+    with pytest.raises(MaybeEncodingError, match=r"of _give_lock'.*lock"):
+        pool.apply(_give_lock)
+    with pytest.raises(MaybeEncodingError, match="with a lock") as caught:
         pool.apply(tasks.raise_unpicklable)
     assert "in raise_unpicklable" in str(caught.value.__cause__)
     with pytest.raises(MaybeEncodingError, match="1 and 2") as caught:
@@ -46,8 +47,8 @@ def test_results_that_cannot_be_sent(pool: LockedPool) -> None:
     assert pool.apply(tasks.square, (2,)) == 4
 
 
-def _give_function() -> Any:
-    return lambda: None
+def _give_lock() -> Any:
+    return threading.Lock()
 
 
 class Lazy:

@@ -21,7 +21,8 @@ from poollock._worker.worker_socket import LAST_BEGUN, WorkerSocket
 def test_frames_arrive_as_they_were_sent(size: int) -> None:
     generator = random.Random(size)
     payloads = [generator.randbytes(size) if size else None, "small", generator.randbytes(100), "last"]
-    stream = b"".join(header(dumped, number) + dumped for number, dumped in enumerate(map(pickle.dumps, payloads)))
+    dumps = map(pickle.dumps, payloads)
+    stream = b"".join(header(dumped, number) + dumped for number, dumped in enumerate(dumps))
     ours, theirs = socket.socketpair()
     found: list[tuple[int, object]] = []
     with ours, theirs:

@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -19,7 +20,7 @@ from poollock import LockedPool, locked_pool
 
 
 @pytest.fixture(scope="module")
-def forked() -> Iterator[LockedPool]:
+def forked(without_cloudpickle: Path) -> Iterator[LockedPool]:
     with locked_pool(1) as pool:
         yield pool
 
@@ -87,7 +88,7 @@ def test_function_of_a_module_that_was_reloaded(forked: LockedPool) -> None:
     for task in (old, partial(old, lock=None)):
         text = message(forked, task, "x", error=pickle.PicklingError)
         assert "    the function: the function tasks.add_one_default\n" in text
-        assert "import it again" in text
+        assert "import it again, or install poollock[cloudpickle]" in text
 
 
 def test_raw_lock_gains_the_way_out(forked: LockedPool) -> None:
@@ -161,6 +162,7 @@ def test_lambda_and_local_function(forked: LockedPool, in_map: bool) -> None:  #
             forked.map(function, [1]) if in_map else forked.apply(function, (1,))
         assert f"the function: the function test_pickling.{function.__qualname__}" in str(caught.value)
         assert "Only what a module defines at its top level can be sent" in str(caught.value)
+        assert "or install poollock[cloudpickle], which sends such a thing as it is." in str(caught.value)
 
 
 def test_object_of_a_local_class(forked: LockedPool) -> None:
@@ -173,7 +175,10 @@ def test_object_of_a_local_class(forked: LockedPool) -> None:
 
 
 def test_private_method(forked: LockedPool) -> None:
-    with pytest.raises(pickle.PicklingError, match=r"Counter\.__private cannot be sent.*two underscores"):
+    with pytest.raises(
+        pickle.PicklingError,
+        match=r"Counter\.__private cannot be sent.*two underscores.*poollock\[cloudpickle",
+    ):
         forked.map(tasks.Counter("").private(), [1])
 
 
@@ -206,6 +211,7 @@ def test_task_that_the_worker_cannot_unpickle(forked: LockedPool) -> None:
         forked.apply(tasks.add, (Unloadable(),))
     assert "could not be unpickled in process" in str(caught.value)
     assert "put the function" in str(caught.value)
+    assert "Or install poollock[cloudpickle]" in str(caught.value)
     assert forked.apply(tasks.add, (1, 2)) == 3  # the worker is still there
 
 

@@ -171,7 +171,7 @@ class Dispatcher:
         return job.has_run
 
     def withdraw(self, job: Job) -> bool:
-        """Have *job*, a single call, not run; return False if it has begun."""
+        """Have *job*, a single call, not run; return False if it has begun, or is over."""
         with self._lock:
             for worker in self.workers:
                 if any(task.job is job for task in worker.in_flight):
@@ -180,10 +180,10 @@ class Dispatcher:
             has_begun = job.has_run or any(
                 task.job is job for worker in self.workers for task in worker.in_flight
             )
-            if not has_begun:
-                job.is_over = True  # from here on it is not sent: that is done under this lock
+            withdrawn = not has_begun and not job.is_over
+            job.is_over |= withdrawn  # from here on it is not sent: that is done under this lock
             self._feed_idle()
-            return not has_begun
+            return withdrawn
 
     def send_message(self, worker: WorkerHandle, message: bytes) -> None:
         """Send *worker* something that is no task."""

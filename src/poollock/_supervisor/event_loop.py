@@ -6,9 +6,9 @@ import os
 import selectors
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from threading import Thread
+from threading import Thread, current_thread
 from time import monotonic, sleep
 
 from poollock._backend.describe import describe, show_error
@@ -73,6 +73,7 @@ class EventLoop:
         self._lock_recovery = LockRecovery(locks, starter, self._workers)
         self.deadlock_detector = DeadlockDetector(self._dispatcher)
         self._task_timeouts = TaskTimeouts(task_timeout, self._dispatcher)
+        self._thread = current_thread()  # until its own is started
         self._closing = False  # no job will come
         self._exiting = False  # the workers were told that no task will come
         self._terminating = False
@@ -116,12 +117,9 @@ class EventLoop:
         """Return whether a worker has begun *job*, a single call."""
         return self._dispatcher.has_begun(job)
 
-    def withdraw(self, job: Job) -> bool:
-        """Have *job*, a single call, not run; return False if it has begun."""
-        if not self._dispatcher.withdraw(job):
-            return False
-        self.pending.cancel(job)
-        return True
+    def call(self, call: Callable[[], object]) -> None:
+        """Have *call* made by the thread of the event loop; wait for that, unless the thread has ended."""
+        self._wakeup.call_in(self._thread, call)
 
     def close(self) -> None:
         """End once all jobs are done."""
@@ -140,8 +138,20 @@ class EventLoop:
 
     # The thread itself.
 
+    def withdraw(self, job: Job) -> bool:
+        """Have *job*, a single call, not run; return False if it has begun, or is over.
+
+        No other thread does this: a signal handler that raises in the middle of it, or uses the pool, would
+        lose tasks that are being revoked.
+        """
+        if not self._dispatcher.withdraw(job):
+            return False
+        self.pending.cancel(job)
+        return True
+
     def run(self, starter_thread: Thread) -> None:
         """Be the thread, until the pool has ended; start *starter_thread*, which replaces workers."""
+        self._thread = current_thread()
         try:
             self._start(starter_thread)
             while not self._is_over():

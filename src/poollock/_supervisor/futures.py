@@ -46,15 +46,14 @@ class PoolFuture(Future[Any]):
     def cancel(self) -> bool:
         """Cancel the call, which is then never run; return False if it has begun, or is done."""
         job = self._job
-        if self.cancelled():
-            return True
-        if job is None or self.done() or not self._event_loop.withdraw(job):
-            return False
-        self._job = None
-        with suppress(InvalidStateError):  # the pool ends, in another thread
-            super().cancel()
-            self.set_running_or_notify_cancel()  # whoever waits for several futures learns of it
+        if job is not None and not self.done():
+            self._event_loop.call(partial(self._withdraw, job))
         return self.cancelled()
+
+    def _withdraw(self, job: Job) -> None:
+        if self._event_loop.withdraw(job) and super().cancel():
+            self._job = None
+            self.set_running_or_notify_cancel()  # whoever waits for several futures learns of it
 
     @override
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:

@@ -6,6 +6,10 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from threading import Event, Thread, current_thread
+
+_POLL_INTERVAL = 0.1  # seconds between two checks whether the thread is alive
 
 
 class Wakeup:
@@ -29,6 +33,14 @@ class Wakeup:
         self._calls.append(call)
         self.wake()
 
+    def call_in(self, thread: Thread, call: Callable[[], object]) -> None:
+        """Have *call* called by *thread*, the one that waits; wait for that, unless the thread has ended."""
+        made = Event()
+        self.call_soon_threadsafe(partial(_call_and_set, call, made))
+        if thread is not current_thread():  # as it is in a finalizer
+            while thread.is_alive() and not made.wait(_POLL_INTERVAL):
+                pass
+
     def wake(self) -> None:
         """Have the thread see what has changed."""
         with suppress(OSError):  # full, so that it wakes anyway; or closed, because the thread has ended
@@ -48,3 +60,10 @@ class Wakeup:
         self._calls.clear()
         self.sock.close()
         self._sender.close()
+
+
+def _call_and_set(call: Callable[[], object], made: Event) -> None:
+    try:
+        call()
+    finally:
+        made.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.context import get_spawning_popen
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
@@ -55,7 +56,8 @@ class StartupData:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Now: locks can be pickled only while a process is being started.
-        self.payload = self._pickler.dump(self.contents) if self._pickler else b""
+        if self._pickler is not None:
+            self.payload = self._pickler.dump(self.contents, getattr(get_spawning_popen(), "_fds", None))
         return type(self), ()
 
 

@@ -50,12 +50,18 @@ class ObjectPickler:
 
         self._by_name = ByName
 
-    def dump(self, obj: Any) -> bytes:
+    def dump(self, obj: Any, descriptors: list[int] | None = None) -> bytes:
         """Return *obj* as bytes.
+
+        Args:
+            obj: The object.
+            descriptors: Those that a process which is being started is to inherit: what processes share
+                adds its own when it is pickled.
 
         Raises:
             Exception: What pickling raised.
         """
+        count = len(descriptors) if descriptors else 0
         buffer = io.BytesIO()
         try:
             self._by_name(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
@@ -66,6 +72,8 @@ class ObjectPickler:
                 raise
         else:
             return buffer.getvalue()
+        if descriptors is not None:
+            del descriptors[count:]  # or multiprocessing would refuse to have them twice
         return self.dump_by_value(obj)
 
     def dump_by_value(self, obj: Any) -> bytes:

@@ -1,0 +1,210 @@
+"""What is defined in the main module: in a program, in one from standard input, in the REPL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import METHODS, Factory
+
+METHOD = pytest.mark.parametrize("method", METHODS)
+
+TYPED_IN = """
+from poollock import {factory}
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+class OwnError(Exception):
+    pass
+
+def helper(x):
+    return x + 1
+
+def moved(lock, point):
+    with lock:
+        return Point(helper(point.x))
+
+def fail(x):
+    raise OwnError(x)
+
+def seen(points):
+    return [(point.x, type(point) is Point) for point in points]
+
+def initialize(x):
+    import math
+    math.of_initializer = helper(x)
+
+def of_initializer():
+    import math
+    return math.of_initializer
+
+pool = {factory}(2, initialize, (4,), context={method!r})
+print(seen(pool.map(moved, map(Point, range(3)))))
+try:
+    pool.apply(fail, (5,))
+except OwnError as error:
+    print(repr(error))
+
+print(pool.map(lambda x: helper(x), range(3)), pool.apply(of_initializer))
+
+def helper(x):
+    return x + 100
+
+print(seen(pool.map(moved, map(Point, range(3)))))
+
+def moved(lock, point, back=False):
+    return Point(-point.x)
+
+def made_since(x):
+    return moved(None, Point(x))
+
+print(seen(pool.map(moved, map(Point, range(3)))), made_since(1).x)
+
+class Point:
+    def __init__(self, x):
+        self.x = 2 * x
+
+print(seen(pool.map(made_since, range(3))))
+pool.terminate()
+pool.join()
+"""
+OUTPUT = """\
+[(1, True), (2, True), (3, True)]
+OwnError(5)
+[1, 2, 3] 5
+[(100, True), (101, True), (102, True)]
+[(0, True), (-1, True), (-2, True)] -1
+[(0, True), (-4, True), (-8, True)]
+"""
+
+
+def run(
+    *arguments: str, program: str | None = None, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", *arguments],
+        input=program,
+        env={**os.environ, "PYTHONPATH": str(path or "")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@METHOD
+@pytest.mark.parametrize("how", [["-"], ["-i", "-q"]], ids=["stdin", "repl"])
+def test_typed_in_and_defined_anew(factory: Factory, method: str, how: list[str]) -> None:
+    pytest.importorskip("cloudpickle")
+    done = run(*how, program=TYPED_IN.format(factory=factory.__name__, method=method))
+    assert (done.stdout, done.returncode) == (OUTPUT, 0), done.stderr
+    if how == ["-"]:
+        assert done.stderr == ""
+
+
+PROGRAM = """
+import sys
+from poollock import locked_pool
+
+counter = []
+
+class Point:
+    pass
+
+def initialize():
+    counter.append(1)
+
+def count():
+    return len(counter)
+
+def point(x):
+    return Point()
+
+def version():
+    return 1
+
+if __name__ == "__main__":
+    def guarded(x):
+        return x + 1
+
+    def version():
+        return 2
+
+    with locked_pool(1, initialize, context=sys.argv[1]) as pool:
+        # What workers have goes by its name: the initializer's variable is the task's.
+        print(pool.apply(count), type(pool.apply(point, (Point(),))) is Point)
+        print(pool.apply(lambda: count()), "cloudpickle" in sys.modules)
+        try:
+            print(pool.map(guarded, [1]), pool.apply(version))
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+
+
+@METHOD
+def test_program(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = run(str(program), method)
+    assert (done.stdout, done.stderr) == ("1 True\n1 True\n[2] 2\n", "")
+
+
+@METHOD
+def test_program_without_lambdas_does_not_load_cloudpickle(method: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        PROGRAM.replace("lambda: count()", "count").replace(
+            "print(pool.map(guarded, [1]), pool.apply(version))", "pass"
+        )
+    )
+    done = run(str(program), method)
+    assert (done.stdout, done.stderr) == ("1 True\n1 False\n", "")
+
+
+@METHOD
+def test_module_that_is_run_by_its_name(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = run("-m", "program", method, path=tmp_path)
+    assert (done.stdout, done.stderr) == ("1 True\n1 True\n[2] 2\n", "")
+
+
+PACKAGE_MAIN = """
+from poollock import locked_pool
+
+def square(x):
+    return x * x
+
+if __name__ == "__main__":
+    with locked_pool(1, context={method!r}) as pool:
+        print(pool.map(square, range(3)))
+"""
+
+
+@METHOD
+def test_main_of_a_package(method: str, tmp_path: Path) -> None:
+    """For multiprocessing, workers do not import it."""
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__main__.py").write_text(PACKAGE_MAIN.format(method=method))
+    done = run("-m", "package", path=tmp_path)
+    assert (done.stdout, done.stderr) == ("[0, 1, 4]\n", "")
+
+
+@METHOD
+def test_without_cloudpickle(method: str, tmp_path: Path, without_cloudpickle: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace("lambda: count()", "count"))
+    done = run(str(program), method, path=without_cloudpickle)
+    if method == "fork":
+        assert done.stdout == "1 True\n1 False\n[2] 2\n"
+    else:
+        assert "AttributeError Can't get attribute 'guarded'" in done.stdout
+        assert "could not be unpickled in process" in done.stdout
+        assert "Or install poollock[cloudpickle], which sends such a thing as it is." in done.stdout
