@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_main_module import OUTPUT, TYPED_IN
 
 from helpers import METHODS, Factory
+from typed_in import OUTPUT, TYPED_IN
 
 pytest.importorskip("cloudpickle")
 pytest.importorskip("ipykernel")
@@ -17,7 +17,6 @@ nbformat: Any = pytest.importorskip("nbformat")
 
 @pytest.mark.parametrize("method", METHODS)
 def test_cells(factory: Factory, method: str) -> None:
-    """Each paragraph of the program is a cell."""
     program = TYPED_IN.format(factory=factory.__name__, method=method)
     new = nbformat.v4
     notebook = new.new_notebook(cells=[new.new_code_cell(cell) for cell in program.split("\n\n")])
