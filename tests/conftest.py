@@ -46,7 +46,7 @@ def without_cloudpickle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     by_value.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "cloudpickle", raising=False)
-        patch.syspath_prepend(folder)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
         yield folder
     by_value.cache_clear()
 

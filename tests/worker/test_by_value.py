@@ -30,7 +30,7 @@ def test_lambda_and_closure(pool: LockedPool) -> None:
 
     assert pool.map(scaled, range(5)) == [0, 3, 6, 9, 12]
     assert pool.submit(lambda x: x + factor, 1).result() == 4
-    assert list(pool.imap_unordered(lambda x: x, [7])) == [7]
+    assert list(pool.imap_unordered(scaled, [7])) == [21]
     assert pool.starmap(lambda x, y: tasks.add(x, y), [(1, 2)]) == [3]
     assert pool.apply(named) == "lock"
     assert pool.apply(lambda: lambda x: x + factor)(5) == 8

@@ -139,11 +139,8 @@ class EventLoop:
     # The thread itself.
 
     def withdraw(self, job: Job) -> bool:
-        """Have *job*, a single call, not run; return False if it has begun, or is over.
-
-        No other thread does this: a signal handler that raises in the middle of it, or uses the pool, would
-        lose tasks that are being revoked.
-        """
+        """Have *job*, a single call, not run; return False if it has begun, or is over."""
+        # In no other thread: a signal handler that raises would lose tasks that are being revoked.
         if not self._dispatcher.withdraw(job):
             return False
         self.pending.cancel(job)
