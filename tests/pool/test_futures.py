@@ -16,8 +16,8 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from helpers import Factory, wait_for_pid, wait_until, workers
-from poollock import BrokenPoolError, LockedPool, WorkerDiedError, locked_pool
+from helpers import Factory, handled_at, wait_for_pid, wait_until, workers
+from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError, locked_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
@@ -67,15 +67,18 @@ def note(path: str, x: int) -> int:
     return x * x
 
 
-def test_cancelled_at_random_while_workers_are_killed(factory: Factory, tmp_path: Path) -> None:
-    """Each future has one end, and what was cancelled has not run."""
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_cancelled_at_random_while_workers_are_killed(
+    factory: Factory, count: int, method: str, tmp_path: Path
+) -> None:
+    """Each future has one end, what was cancelled has not run, and nothing has run twice."""
     generator = random.Random(1)
     ran = tmp_path / "ran"
-    with factory(4) as pool:
-        futures = [pool.submit(note, str(ran), x) for x in range(2000)]
-        for future in generator.sample(futures, 600):
+    with factory(4, context=method) as pool:
+        futures = [pool.submit(note, str(ran), x) for x in range(count)]
+        for future in generator.sample(futures, count // 3):
             future.cancel()
-            if generator.random() < 0.02 and (pids := workers(pool)):
+            if generator.random() < 30 / count and (pids := workers(pool)):
                 with suppress(ProcessLookupError):
                     os.kill(generator.choice(pids), signal.SIGKILL)
         concurrent.futures.wait(futures)
@@ -85,7 +88,51 @@ def test_cancelled_at_random_while_workers_are_killed(factory: Factory, tmp_path
         assert pool.submit(tasks.square, 3).result() == 9
     cancelled = {x for x, future in enumerate(futures) if future.cancelled()}
     assert cancelled
-    assert cancelled.isdisjoint(map(int, ran.read_text().split()))
+    have_run = [int(x) for x in ran.read_text().split()]
+    assert cancelled.isdisjoint(have_run)
+    assert len(have_run) == len(set(have_run))
+
+
+def test_signal_handler_that_raises_while_a_future_is_cancelled(tmp_path: Path) -> None:
+    """The other tasks are run all the same, wherever in ``cancel`` it comes."""
+    with locked_pool(1) as pool:
+        number, is_within = 0, True
+        while is_within:
+            number += 1
+            path = tmp_path / str(number)
+            first = pool.submit(tasks.stay_while, str(path))
+            others = [pool.submit(tasks.square, x) for x in range(5)]
+            wait_for_pid(path)
+            is_within = handled_at(number, others[2].cancel)
+            path.unlink()
+            assert first.result()
+            assert [other.result() for other in others if other is not others[2]] == [0, 1, 9, 16]
+            assert others[2].cancelled() or others[2].result() == 4
+        assert number > 2
+
+
+def test_pool_that_is_broken_sets_the_error(factory: Factory, method: str) -> None:
+    with factory(2, tasks.run, ("exception",), context=method) as pool:
+        assert isinstance(pool.submit(tasks.square, 2).exception(), InitializerError)
+
+
+def test_cancelled_after_the_end(tmp_path: Path) -> None:
+    with locked_pool(1) as pool:
+        future = pool.submit(tasks.stay_while, str(tmp_path / "stays"))
+    assert not future.cancel()
+
+
+def test_waits_of_concurrent_futures(pool: LockedPool, tmp_path: Path) -> None:
+    path = tmp_path / "stays"
+    long = pool.submit(tasks.stay_while, str(path))
+    wait_for_pid(path)
+    tiny = pool.submit(tasks.square, 3)
+    first = concurrent.futures.wait([long, tiny], return_when=concurrent.futures.FIRST_COMPLETED)
+    assert (first.done, first.not_done) == ({tiny}, {long})
+    with pytest.raises(concurrent.futures.TimeoutError):
+        long.result(timeout=0.01)
+    path.unlink()
+    assert long.result()
 
 
 def test_callbacks_run_in_the_thread_for_them(pool: LockedPool, tmp_path: Path) -> None:
@@ -129,3 +176,10 @@ def test_worker_that_dies(pool: LockedPool) -> None:
     with pytest.raises(WorkerDiedError) as caught:
         pool.map(tasks.run, ["none", "none", "SIGKILL", "none"], chunksize=2)
     assert caught.value.items == range(2, 4)
+    with pytest.raises(WorkerDiedError) as caught:
+        pool.starmap(tasks.run, [("none",), ("none",), ("SIGKILL",)], chunksize=1)
+    assert caught.value.items == range(2, 3)
+    for chunksize, items in ((1, range(1, 2)), (2, range(2))):
+        with pytest.raises(WorkerDiedError) as caught:
+            list(pool.imap(tasks.run, ["none", "SIGKILL", "none"], chunksize))
+        assert caught.value.items == items

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import queue
+import signal
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fault_tasks as tasks
 import pytest
 
-from helpers import wait_until
+from helpers import start_program, wait_until
 from poollock import LockedPool, locked_pool
 
 NAMES = pytest.mark.parametrize("name", ["imap", "imap_unordered"])
@@ -57,6 +60,65 @@ def test_iterator_that_is_not_wanted_stops_taking(
     del results
     assert pool.apply(tasks.square, (3,)) == 9
     wait_until(lambda: not reading())
+
+
+@NAMES
+def test_iterator_that_is_interrupted_stops_taking(name: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED.format(name=name))
+    process = start_program(program)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate()
+    assert (output, error) == ("interrupted\nstopped\n", "")
+
+
+INTERRUPTED = """
+import itertools, threading, time
+from poollock import locked_pool
+
+def source():
+    for number in itertools.count():
+        yield number
+        if number == 20:
+            print("waits", flush=True)
+
+with locked_pool(2) as pool:
+    try:
+        for result in pool.{name}(abs, source()):
+            pass
+    except KeyboardInterrupt:
+        print("interrupted")
+    while any(thread.name == "poollock-iterable" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    print("stopped")
+"""
+
+
+@NAMES
+def test_endless_source_read_for_ten_items(pool: LockedPool, name: str) -> None:
+    """Each item is a megabyte, and so is its result: no more of them are kept than the buffer has."""
+    taken: list[int] = []
+
+    def items() -> Iterator[bytes]:
+        for number in itertools.count():
+            taken.append(number)
+            yield bytes(1 << 20)
+
+    tracemalloc.start()
+    try:
+        results: Any = getattr(pool, name)(bytes, items(), buffersize=4)
+        for _ in range(10):
+            assert len(next(results)) == 1 << 20
+        wait_until(lambda: len(taken) == 14)
+        assert pool.map(tasks.square, range(100)) == [x * x for x in range(100)]  # time for more
+        _, peak = tracemalloc.get_traced_memory()
+        assert len(taken) == 14
+        assert peak < 24 << 20
+    finally:
+        tracemalloc.stop()
+    results.close()
 
 
 @NAMES

@@ -7,13 +7,24 @@ A comment expects an error of each of them: if one finds none there, it says so.
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
+from concurrent.futures import Future
 from functools import partial
 from multiprocessing.pool import AsyncResult, IMapIterator, MapResult
 
 from typing_extensions import assert_type
 
-from poollock import BaseLock, Lock, LockedPool, Semaphore, locked_pool, manager_locked_pool
+from poollock import (
+    BaseLock,
+    Lock,
+    LockedPool,
+    Semaphore,
+    TaskTimeoutError,
+    WorkerDiedError,
+    locked_pool,
+    manager_locked_pool,
+)
 
 
 def plain(x: int) -> str:
@@ -91,6 +102,41 @@ def results(pool: LockedPool, numbers: list[int]) -> None:
     assert_type(pool.apply(leading, (1,)), str)
     assert_type(pool.apply_async(keyword, (1,)), AsyncResult[str])
     assert_type(pool.starmap(leading, [(1,)]), list[str])
+
+
+def futures(pool: LockedPool) -> None:
+    assert_type(pool.submit(plain, 1), Future[str])
+    assert_type(pool.submit(plain, x=1), Future[str])
+    assert_type(pool.submit(leading, 1), Future[str])
+    assert_type(pool.submit(leading_lock, 1).result(), str)
+    assert_type(pool.submit(two_leading, x=1), Future[str])
+    assert_type(pool.submit(keyword, 1, lock=pool.lock), Future[str])
+    assert_type(pool.submit(Tasks().bound, 1), Future[str])
+    assert_type(pool.submit(lambda: 5), Future[int])
+    pool.submit(plain, "1")  # type: ignore[call-overload]
+    pool.submit(leading, "1")  # type: ignore[call-overload]
+    pool.submit(plain)  # type: ignore[call-overload]
+
+
+async def awaits(pool: LockedPool) -> None:
+    assert_type(await asyncio.wrap_future(pool.submit(leading, 1)), str)
+
+
+def limits(pool: LockedPool, numbers: list[int]) -> None:
+    assert_type(locked_pool(2, task_timeout=5), LockedPool)
+    assert_type(manager_locked_pool(2, task_timeout=0.5), LockedPool)
+    locked_pool(2, task_timeout="5")  # type: ignore[arg-type]
+    assert_type(pool.imap(leading, iter(numbers), buffersize=5), IMapIterator[str])
+    assert_type(pool.imap_unordered(plain, numbers, 2, buffersize=5), IMapIterator[str])
+    pool.imap(plain, numbers, buffersize="5")  # type: ignore[call-overload]
+    try:
+        pool.map(plain, numbers)
+    except TaskTimeoutError as error:
+        assert_type(error.timeout, float)
+        assert_type(error.items, range | None)
+        assert_type(error.locks_held, tuple[str, ...])
+    except WorkerDiedError as error:
+        assert_type(error.items, range | None)
 
 
 def wrong_items(pool: LockedPool, texts: list[str]) -> None:

@@ -567,8 +567,14 @@ class LockedPool(multiprocessing.pool.Pool):
         items = iterable if buffersize is None else in_buffer(iterable, queue)
         how = MAP if size > 1 else CALL  # a single item is no chunk: its result is no list
         job = Job(how, func, chunks_of(items, size), queue, chunksize=size, at_hand=at_hand)
-        self._supervisor.submit(job, self)
-        return iterator(queue, partial(self._supervisor.pending.cancel, job))
+        cancel = partial(self._supervisor.pending.cancel, job)
+        try:
+            self._supervisor.submit(job, self)
+            return iterator(queue, cancel)
+        except BaseException:  # Ctrl-C: the items may have no end
+            cancel()
+            queue.release()
+            raise
 
     @override
     def close(self) -> None:

@@ -258,7 +258,7 @@ class ResultQueue:
 class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-arg] # not generic at run time
     """The results of ``imap``, each as soon as it is there.
 
-    Once the first result has been asked for, an iterator that is closed or dropped takes no more
+    Once a loop has begun or the first result has been asked for, an iterator that is closed or dropped takes no more
     items, and its tasks that no worker has begun are not run.
 
     Args:
@@ -277,6 +277,7 @@ class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-ar
 
     @override
     def __iter__(self) -> Self:
+        self._begun = True
         return self
 
     @override
