@@ -258,8 +258,8 @@ class ResultQueue:
 class ResultIterator(multiprocessing.pool.IMapIterator):  # type: ignore[type-arg] # not generic at run time
     """The results of ``imap``, each as soon as it is there.
 
-    Once a loop has begun or the first result has been asked for, an iterator that is closed or dropped takes no more
-    items, and its tasks that no worker has begun are not run.
+    Once a loop has begun, or the first result has been asked for, an iterator that is closed or
+    dropped takes no more items, and its tasks that no worker has begun are not run.
 
     Args:
         results: Where the results come from.
