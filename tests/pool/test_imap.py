@@ -84,15 +84,16 @@ def source():
         if number == 20:
             print("waits", flush=True)
 
-with locked_pool(2) as pool:
-    try:
-        for result in pool.{name}(abs, source()):
-            pass
-    except KeyboardInterrupt:
-        print("interrupted")
-    while any(thread.name == "poollock-iterable" for thread in threading.enumerate()):
-        time.sleep(0.01)
-    print("stopped")
+if __name__ == "__main__":
+    with locked_pool(2) as pool:
+        try:
+            for result in pool.{name}(abs, source()):
+                pass
+        except KeyboardInterrupt:
+            print("interrupted")
+        while any(thread.name == "poollock-iterable" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        print("stopped")
 """
 
 
