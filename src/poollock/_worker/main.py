@@ -57,7 +57,8 @@ class StartupData:
     def __reduce__(self) -> tuple[Any, ...]:
         # Now: locks can be pickled only while a process is being started.
         if self._pickler is not None:
-            self.payload = self._pickler.dump(self.contents, getattr(get_spawning_popen(), "_fds", None))
+            descriptors = getattr(get_spawning_popen(), "_fds", [])
+            self.payload = self._pickler.dump_for_start(self.contents, descriptors)
         return type(self), ()
 
 

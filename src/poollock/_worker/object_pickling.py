@@ -21,9 +21,6 @@ from .main_module import MAIN, MainModule, is_found, is_of_main
 _reducers: dict[type, Any] = cast("Any", ForkingPickler)._extra_reducers
 
 
-_NAMED = FunctionType, type
-
-
 class ObjectPickler:
     """Pickles objects for another process.
 
@@ -35,11 +32,12 @@ class ObjectPickler:
         self._main = main
 
         def reduce(obj: Any) -> Any:
-            if issubclass(type(obj), _NAMED):
+            kind: Any = type(obj)
+            if kind is FunctionType or issubclass(kind, type):
                 if obj.__module__ == MAIN and not main.has(obj) and by_value() is not None:
                     raise _NotByNameError
             # multiprocessing's own pickler looks for each object into a chain of tables.
-            elif (reducer := _reducers.get(type(obj))) is not None:  # pyright: ignore[reportUnknownArgumentType]
+            elif (reducer := _reducers.get(kind)) is not None:
                 return reducer(obj)
             return NotImplemented
 
@@ -50,30 +48,43 @@ class ObjectPickler:
 
         self._by_name = ByName
 
-    def dump(self, obj: Any, descriptors: list[int] | None = None) -> bytes:
+    def dump(self, obj: Any) -> bytes:
         """Return *obj* as bytes.
-
-        Args:
-            obj: The object.
-            descriptors: Those that a process which is being started is to inherit: what processes share
-                adds its own when it is pickled.
 
         Raises:
             Exception: What pickling raised.
         """
-        count = len(descriptors) if descriptors else 0
         buffer = io.BytesIO()
         try:
             self._by_name(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
+            return buffer.getvalue()
         except RecursionError:
             raise
         except Exception:  # whatever it raised, by value it may go
             if by_value() is None:
                 raise
-        else:
+        return self.dump_by_value(obj)
+
+    def dump_for_start(self, obj: Any, descriptors: list[int]) -> bytes:
+        """Return *obj* as bytes for a process that is being started.
+
+        Args:
+            obj: The object.
+            descriptors: Those that the process is to inherit.  What processes share adds its own when it
+                is pickled, and multiprocessing refuses to have one twice.
+
+        Raises:
+            Exception: What pickling raised.
+        """
+        count = len(descriptors)
+        buffer = io.BytesIO()
+        try:
+            self._by_name(buffer, pickle.DEFAULT_PROTOCOL).dump(obj)
             return buffer.getvalue()
-        if descriptors is not None:
-            del descriptors[count:]  # or multiprocessing would refuse to have them twice
+        except Exception:
+            if by_value() is None:
+                raise
+        del descriptors[count:]
         return self.dump_by_value(obj)
 
     def dump_by_value(self, obj: Any) -> bytes:
