@@ -12,7 +12,7 @@ from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
 
 from .main_module import OwnMainModule
-from .object_pickling import ObjectPickler
+from .object_pickling import PLAIN, ObjectPickler
 
 # Whether a task returned, what it returned or raised, and the descriptions of the locks that it left held.
 Outcome: TypeAlias = "tuple[bool, Any, list[str]]"
@@ -25,6 +25,8 @@ _pickler = ObjectPickler(OwnMainModule())
 
 def dump_result(value: Any, locks_left: list[str]) -> bytes:
     """Return the outcome of a task that returned *value*, as bytes."""
+    if type(value) in PLAIN:
+        return pickle.dumps((True, value, locks_left))
     try:
         return _pickler.dump((True, value, locks_left))
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ must not end the worker
