@@ -140,3 +140,30 @@ def test_without_cloudpickle(method: str, tmp_path: Path, without_cloudpickle: P
         assert re.search("AttributeError .*'guarded'", done.stdout)
         assert "could not be unpickled in process" in done.stdout
         assert "Or install poollock[cloudpickle], which sends such a thing as it is." in done.stdout
+
+
+AFTER_A_FILE = """
+from poollock import locked_pool
+
+def square(x):
+    return f"{{x}} squared"
+
+class Point:
+    def x(self):
+        return 2
+
+with locked_pool(1, context={method!r}) as pool:
+    print(pool.map(square, [1]), pool.map(cube, [2]), pool.apply(Point().x))
+
+"""
+
+
+@METHOD
+def test_typed_in_after_a_file(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "def square(x): return x * x\ndef cube(x): return x**3\nclass Point:\n    def x(self): return 1\n"
+    )
+    done = run("-i", "-q", str(program), program=AFTER_A_FILE.format(method=method))
+    assert (done.stdout, done.returncode) == ("['1 squared'] [8] 2\n", 0), done.stderr
