@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from helpers import METHODS, Factory
 from typed_in import OUTPUT, TYPED_IN
 
 METHOD = pytest.mark.parametrize("method", METHODS)
+WITH_CLOUDPICKLE = pytest.mark.skipif(find_spec("cloudpickle") is None, reason="cloudpickle is not installed")
 
 
 def run(
@@ -29,10 +31,10 @@ def run(
     )
 
 
+@WITH_CLOUDPICKLE
 @METHOD
 @pytest.mark.parametrize("how", [["-"], ["-i", "-q"]], ids=["stdin", "repl"])
 def test_typed_in_and_defined_anew(factory: Factory, method: str, how: list[str]) -> None:
-    pytest.importorskip("cloudpickle")
     done = run(*how, program=TYPED_IN.format(factory=factory.__name__, method=method))
     assert (done.stdout, done.returncode) == (OUTPUT, 0), done.stderr
     if how == ["-"]:
@@ -78,9 +80,9 @@ if __name__ == "__main__":
 """
 
 
+@WITH_CLOUDPICKLE
 @METHOD
 def test_program(method: str, tmp_path: Path) -> None:
-    pytest.importorskip("cloudpickle")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = run(str(program), method)
@@ -99,9 +101,9 @@ def test_program_without_lambdas_does_not_load_cloudpickle(method: str, tmp_path
     assert (done.stdout, done.stderr) == ("1 True\n1 False\n", "")
 
 
+@WITH_CLOUDPICKLE
 @METHOD
 def test_module_that_is_run_by_its_name(method: str, tmp_path: Path) -> None:
-    pytest.importorskip("cloudpickle")
     (tmp_path / "program.py").write_text(PROGRAM)
     done = run("-m", "program", method, path=tmp_path)
     assert (done.stdout, done.stderr) == ("1 True\n1 True\n[2] 2\n", "")
@@ -119,10 +121,10 @@ if __name__ == "__main__":
 """
 
 
+@WITH_CLOUDPICKLE
 @METHOD
 def test_main_of_a_package(method: str, tmp_path: Path) -> None:
     """For multiprocessing, workers do not import it."""
-    pytest.importorskip("cloudpickle")
     (tmp_path / "package").mkdir()
     (tmp_path / "package/__main__.py").write_text(PACKAGE_MAIN.format(method=method))
     done = run("-m", "package", path=tmp_path)
@@ -158,9 +160,9 @@ with locked_pool(1, context={method!r}) as pool:
 """
 
 
+@WITH_CLOUDPICKLE
 @METHOD
 def test_typed_in_after_a_file(method: str, tmp_path: Path) -> None:
-    pytest.importorskip("cloudpickle")
     program = tmp_path / "program.py"
     program.write_text(
         "def square(x): return x * x\ndef cube(x): return x**3\nclass Point:\n    def x(self): return 1\n"
