@@ -504,7 +504,8 @@ class LockedPool(multiprocessing.pool.Pool):
         """Start ``fn(*args, **kwargs)`` in a worker and return its ``concurrent.futures.Future``.
 
         The future can be waited for as any other: ``concurrent.futures.wait``, ``as_completed``,
-        ``asyncio.wrap_future``; ``loop.run_in_executor(pool, fn, *args)`` works, too.
+        ``asyncio.wrap_future``; ``loop.run_in_executor(pool, fn, *args)`` works, too.  Unlike an
+        executor, the pool ends its tasks at the end of its ``with`` block, and does not wait for them.
 
         Args:
             fn: The task function, of a module or a class; its lock parameters are filled.
