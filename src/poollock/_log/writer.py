@@ -25,9 +25,9 @@ class LockedLogWriter(io.TextIOBase):
     r"""A text file that any number of processes append to, a whole record at a time.
 
     A record is what one ``write`` or ``writelines`` gives.  Text that does not end in a newline
-    waits, for each thread on its own, until the rest of its line arrives or the writer is closed:
-    what ``print`` writes in pieces is one record.  ``flush`` does not cut it, so close the writer
-    before the process ends.
+    waits, for each thread on its own, until the rest of its line arrives, or the writer is closed: what
+    ``print`` writes in pieces is one record, which ``flush`` does not cut.  It is closed, too, when the
+    process ends, and in a worker when the task ends that got it as an argument.
 
     The writer can be sent to the workers of any pool, as an argument or inside a task function.
     The lock is the operating system's on the file itself (``flock``, ``msvcrt.locking``), which
