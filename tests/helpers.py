@@ -24,6 +24,7 @@ import pytest
 
 import poollock
 from poollock import LockedPool, locked_pool, manager_locked_pool
+from poollock._backend.process import is_gone
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(poollock.__file__).parent
@@ -57,6 +58,40 @@ def open_sockets() -> list[int]:
     return found
 
 
+if sys.platform == "win32":
+    import _winapi
+    import ctypes
+    from ctypes import wintypes
+
+    class _ProcessEntry(ctypes.Structure):
+        """PROCESSENTRY32W."""
+
+        _fields_ = (
+            ("size", wintypes.DWORD),
+            ("usage", wintypes.DWORD),
+            ("pid", wintypes.DWORD),
+            ("heap", ctypes.c_size_t),
+            ("module", wintypes.DWORD),
+            ("threads", wintypes.DWORD),
+            ("parent", wintypes.DWORD),
+            ("priority", wintypes.LONG),
+            ("flags", wintypes.DWORD),
+            ("program", wintypes.WCHAR * 260),
+        )
+
+    def _entries() -> Generator[_ProcessEntry, None, None]:
+        kernel32 = ctypes.WinDLL("kernel32")
+        kernel32.CreateToolhelp32Snapshot.restype = ctypes.c_ssize_t
+        snapshot = kernel32.CreateToolhelp32Snapshot(2, 0)
+        entry = _ProcessEntry(size=ctypes.sizeof(_ProcessEntry))
+        handle = ctypes.c_void_p(snapshot)
+        more = kernel32.Process32FirstW(handle, ctypes.byref(entry))
+        while more:
+            yield entry
+            more = kernel32.Process32NextW(handle, ctypes.byref(entry))
+        _winapi.CloseHandle(snapshot)
+
+
 def _stat(pid: int) -> list[str]:
     """The state of a process, its parent, and what else /proc knows; nothing is left of one that has gone."""
     try:
@@ -67,7 +102,15 @@ def _stat(pid: int) -> list[str]:
 
 def running(pid: int) -> bool:
     """Whether a process is there, and is more than an entry that nobody has reaped."""
+    if sys.platform == "win32":
+        return not is_gone(pid)
     return _stat(pid)[0] not in "ZX"
+
+
+def kill(pid: int) -> None:
+    """End a process, which can do nothing about that."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended; Windows has the second
+        os.kill(pid, 9)
 
 
 def stop(pid: int) -> None:
@@ -79,6 +122,11 @@ def stop(pid: int) -> None:
 def _processes() -> dict[int, list[int]]:
     """The running processes, by their parents."""
     found: dict[int, list[int]] = {}
+    if sys.platform == "win32":
+        for process in _entries():
+            if running(process.pid):
+                found.setdefault(process.parent, []).append(process.pid)
+        return found
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             state, parent, *_ = _stat(int(entry.name))
@@ -100,6 +148,8 @@ def children() -> set[int]:
 
 
 def _is_helper(pid: int) -> bool:
+    if sys.platform == "win32":
+        return False
     try:
         command = Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -113,8 +163,7 @@ def kill_descendants() -> None:
     while left:
         pid = left.pop()
         left.update(by_parent.get(pid, ()))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        kill(pid)
 
 
 def end_what_was_started() -> None:
@@ -142,15 +191,20 @@ def wait_for_pid(path: Path) -> int:
     return int(path.read_text())
 
 
+def environment(*more: Path, **variables: str) -> dict[str, str]:
+    """The environment of a program that can import the modules of the tests."""
+    path = os.pathsep.join([*map(str, (TESTS, *more)), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **variables}
+
+
 def start_program(program: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """Start a program that can import the modules of the tests; its output is a pipe."""
-    path = os.pathsep.join(map(str, (TESTS, TESTS / "faults")))
     return subprocess.Popen(
         [sys.executable, str(program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(TESTS / "faults"),
         **options,
     )
 

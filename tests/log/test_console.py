@@ -19,7 +19,7 @@ import pytest
 
 import poollock._log.console
 import tasks
-from helpers import ONE_METHOD, TESTS, bytes_in_pipe, wait_until
+from helpers import ONE_METHOD, bytes_in_pipe, environment, wait_until
 from poollock import Lock, LockedLogHandler, LockedLogWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
@@ -42,10 +42,10 @@ PROGRAM = """if True:
 def test_many_processes(method: str, name: str, to: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": ""}
+    variables = environment(PYTHONUNBUFFERED="")
     command = [sys.executable, str(program), method, name]
     text = {"pipe": through_pipe, "file": through_file, "terminal": through_terminal}[to](
-        command, environment, name, tmp_path
+        command, variables, name, tmp_path
     )
     lines = text.replace("\r\n", "\n").splitlines()
     assert lines.pop() == "the end"

@@ -30,7 +30,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import TESTS, signalled_inside, wait_until
+from helpers import environment, signalled_inside, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
 from poollock._log.log_file import LogFile
 from poollock._log.sink import Sink
@@ -66,9 +66,8 @@ def test_processes_that_each_open_the_file(path: Path) -> None:
         import sys, tasks, poollock
         tasks.write_records(poollock.LockedLogWriter(sys.argv[1]), int(sys.argv[2]), 300)
     """
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     started = [
-        subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment)
+        subprocess.Popen([sys.executable, "-c", program, str(path), str(number)], env=environment())
         for number in range(4)
     ]
     assert [process.wait() for process in started] == [0] * 4

@@ -9,6 +9,9 @@ import threading
 from time import monotonic, sleep
 from typing import Any
 
+if sys.platform == "win32":
+    from .windows import process_is_gone
+
 POLL_INTERVAL = 1.0  # seconds between two checks whether the parent is alive
 _EXIT_CODE_TIMEOUT = 2.0  # seconds to wait for the exit code of a process that has ended
 _FORK_SERVER_TIMEOUT = 0.5  # seconds for the fork server to end, after it has closed a connection
@@ -137,9 +140,9 @@ def dead_parent() -> int:
 
 
 def is_gone(pid: int) -> bool:
-    """Return whether there is no process *pid* any more; False where that is not known."""
+    """Return whether there is no process *pid* any more."""
     if sys.platform == "win32":  # there, os.kill() ends it
-        return False
+        return process_is_gone(pid)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -16,6 +16,15 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any
 
+if sys.platform == "win32":
+    from .windows import ignore_ctrl_c
+
+    _starting = threading.Lock()
+
+# On Windows no signal handler of Python runs, and so no Ctrl-C interrupts, while a thread waits.  Waits for
+# something that may take long are cut into slices of so many seconds; None is a wait without end.
+WAIT_SLICE: float | None = 0.1 if sys.platform == "win32" else None
+
 _signal: Any = import_module("_signal")  # without the enums of `signal`, which make a worker slower to start
 
 
@@ -102,8 +111,28 @@ def reset_sigterm() -> None:
 
 def unblock_sigint() -> None:
     """In a process that was started, and has a handler of its own: receive SIGINT again."""
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        ignore_ctrl_c(ignore=False)
+    else:
         _signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def ctrl_c_ignored_by_children() -> Generator[None, None, None]:
+    """Have a process that is started meanwhile ignore Ctrl-C until it calls ``unblock_sigint``.
+
+    That is for Windows, which has no signals to block.  A Ctrl-C that comes inside the block, which takes
+    some milliseconds, is lost: it is inherited, whether this process ignores Ctrl-C.
+    """
+    if sys.platform == "win32":
+        with _starting:  # else another thread's end of this would come before this thread's start
+            ignore_ctrl_c(ignore=True)
+            try:
+                yield
+            finally:
+                ignore_ctrl_c(ignore=False)
+    else:
+        yield
 
 
 def _start_helpers(ctx: BaseContext) -> None:

@@ -51,7 +51,11 @@ class Console(Sink):
         self._closed = False
         self._fd = fd = _descriptor(stream)
         self._has_lock = fd >= 0 and lock is None
-        self._is_file = fd >= 0 and getattr(stream.__class__, "write", None) is io.TextIOWrapper.write
+        self._is_file = (
+            fd >= 0
+            and getattr(stream.__class__, "write", None) is io.TextIOWrapper.write
+            and not (sys.platform == "win32" and os.isatty(fd))  # bytes would be shown in an older encoding
+        )
         status = os.fstat(fd) if fd >= 0 else _NO_FILE
         super().__init__(lock, _mutexes.setdefault((status.st_dev, status.st_ino), RLock()))
 
@@ -78,7 +82,8 @@ class Console(Sink):
                 lockf(fd, LOCK_UN)
 
     def _show(self, text: str) -> None:
-        self._stream.write(text)
+        # A stream that takes text makes the newlines of the system itself.
+        self._stream.write(text.replace(os.linesep, "\n"))
         if hasattr(self._stream, "flush"):  # print() does not need it either
             self._stream.flush()
 

@@ -14,18 +14,17 @@ from stat import S_ISREG
 from threading import RLock
 from typing import Any, NamedTuple
 
-from poollock._backend.flock import (
-    LOCK_EX,
-    LOCK_NB,
-    LOCK_UN,
-    WOULD_BLOCK,
+from poollock._backend.files import (
     closing_fd,
-    flock,
-    locked_directory,
-    open_directory,
     pread,
+    remove,
+    replace,
+    set_apart,
     sync,
+    sync_directory,
+    truncate,
 )
+from poollock._backend.flock import LOCK_EX, LOCK_NB, LOCK_UN, WOULD_BLOCK, flock, locked_directory
 from poollock._typing import override
 
 from .opening import create_like, is_at_path, open_log, reopen_log
@@ -231,9 +230,8 @@ class LogFile(Sink):
         self._regular = S_ISREG(status.st_mode)
         if self._fsync and not self._regular:
             raise OSError(errno.EINVAL, "fsync is for files, and this is none", self._path)
-        if self._fsync and sys.platform != "win32":  # where a directory cannot be opened
-            with open_directory(self._path) as directory:
-                os.fsync(directory)
+        if self._fsync:
+            sync_directory(self._path)
 
     def _check_locks(self) -> None:
         """Do without ``flock`` if the file system has none and the user's lock is there."""
@@ -289,7 +287,7 @@ class LogFile(Sink):
         """Begin a new line before *data*; return the size of the file, and what to write."""
         part = size % self._width  # bytes of a character that is not all there
         if part:
-            os.ftruncate(self._fd, size - part)
+            truncate(self._fd, size - part)
         return size - part, self._newline + data
 
     def _rotate(self) -> bool:
@@ -330,7 +328,7 @@ class LogFile(Sink):
                     number += 1
                 for target in range(number, 1, -1):
                     with suppress(FileNotFoundError):  # another program has removed it
-                        os.replace(self._backup(target - 1), self._backup(target))
+                        replace(self._backup(target - 1), self._backup(target))
                 self._rename_to(self._backup(1))
                 create_like(self._fd, self._path)
             return locked
@@ -343,11 +341,12 @@ class LogFile(Sink):
         """Make the log the first of the older files."""
         if self._rotator:
             with suppress(FileNotFoundError):
-                os.remove(name)
-            self._rotator(self._path, name)
+                remove(name)
+            with set_apart(self._path) as source:
+                self._rotator(source, name)
             return
         with suppress(FileNotFoundError):
-            os.replace(self._path, name)
+            replace(self._path, name)
         if is_at_path(self._path, self._fd):  # both are names of one file: rename(2) does nothing then
             os.unlink(self._path)
 
@@ -358,7 +357,7 @@ class LogFile(Sink):
             return
         with suppress(OSError):
             if size < os.fstat(self._fd).st_size < size + length:
-                os.ftruncate(self._fd, size)
+                truncate(self._fd, size)
 
 
 def _warn_of_growth(path: str, reason: str) -> None:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from os import stat
 from stat import S_ISREG
 
-from poollock._backend.flock import OPEN_FLAGS, closing_fd, create_file, locked_directory
+from poollock._backend.files import closing_fd, create_file, open_appending
+from poollock._backend.flock import locked_directory
 
 _PATIENCE = 0.1  # seconds to wait for a process that may be between two steps of a rotation
 
@@ -15,19 +16,11 @@ _PATIENCE = 0.1  # seconds to wait for a process that may be between two steps o
 def open_log(path: str) -> int:
     """Open a file to append to, and create it if there is none."""
     try:
-        return _open(path, 0)
+        return open_appending(path, create=False, readable=not _is_special(path))
     except FileNotFoundError:
         # A process that rotates has the directory's lock until it has made the new file with the old mode.
         with locked_directory(path, _PATIENCE):
-            return _open(path, os.O_CREAT)
-
-
-def _open(path: str, flags: int) -> int:
-    flags |= os.O_APPEND | OPEN_FLAGS
-    if not _is_special(path):
-        with suppress(PermissionError):  # this user may be allowed to write and not to read
-            return os.open(path, os.O_RDWR | flags, 0o666)
-    return os.open(path, os.O_WRONLY | flags, 0o666)
+            return open_appending(path, create=True, readable=not _is_special(path))
 
 
 def _is_special(path: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -57,8 +56,6 @@ class LogOptions(NamedTuple):
             raise TypeError(f"lock must be a lock or None, not {self.lock!r}")
         max_bytes = check_size("max_bytes", self.max_bytes)
         backup_count = check_size("backup_count", self.backup_count)
-        if self.max_bytes and self.backup_count and sys.platform == "win32":
-            raise NotImplementedError("Windows cannot rename a file that other processes have open")
         if self.target in CONSOLES and (self.max_bytes or self.backup_count or self.fsync):
             raise ValueError(f"{self.target} has no size to be limited, and no disk to be on")
         for name, function in (("namer", self.namer), ("rotator", self.rotator)):

@@ -30,7 +30,7 @@ class LockedLogWriter(io.TextIOBase):
     process ends, and in a worker when the task ends that got it as an argument.
 
     The writer can be sent to the workers of any pool, as an argument or inside a task function.
-    The lock is the operating system's on the file itself (``flock``, ``msvcrt.locking``), which
+    The lock is the operating system's on the file itself (``flock``, ``LockFileEx``), which
     ends with the process that has it.  A file that another program renames or removes is left, and
     the next record goes to the one that is at *path* then.
 
@@ -61,7 +61,6 @@ class LockedLogWriter(io.TextIOBase):
         ValueError: A number is negative, *newline* is none that ``open`` knows, a console is to rotate
             or to be on a disk, or this process has none; or the encoding writes a byte order mark,
             which belongs at the start of a file only.
-        NotImplementedError: *max_bytes* and *backup_count* are given on Windows.
     """
 
     __module__ = "poollock"
