@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import in_thread, signalled_inside
+from helpers import METHODS, in_thread, signalled_inside
 from poollock import (
     BaseLock,
     Lock,
@@ -175,9 +175,10 @@ def test_current_lock_where_no_pool_put_one() -> None:
         current_lock()
 
 
-@pytest.mark.parametrize("context", ["fork", multiprocessing.get_context("fork")])
-def test_fork_lock_does_not_go_to_a_spawned_process(context: Any) -> None:
-    lock = Lock(context=context)
+@pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+@pytest.mark.parametrize("resolve", [str, multiprocessing.get_context])
+def test_fork_lock_does_not_go_to_a_spawned_process(resolve: Callable[[str], Any]) -> None:
+    lock = Lock(context=resolve("fork"))
     process = multiprocessing.get_context("spawn").Process(target=tasks.try_lock, args=(lock,))
     with pytest.raises(RuntimeError, match=r"start method 'fork'.*make it with context='spawn'"):
         process.start()

@@ -31,7 +31,7 @@ class ExclusiveLock(SemaphoreLock):
 
     @override
     def locked(self) -> bool:
-        # The word first: except on Linux, asking a semaphore takes it for a moment.
+        # The word first: on macOS, asking a semaphore takes it for a moment.
         return bool(self._holder[()]) or super().locked()
 
     @property
@@ -50,7 +50,7 @@ class ExclusiveLock(SemaphoreLock):
 
     @override
     def _is_unrecorded(self) -> bool:
-        return self._semlock._is_zero() and not self._holder[()]
+        return self._semaphore.is_zero() and not self._holder[()]
 
     @override
     def _force_release(self) -> None:

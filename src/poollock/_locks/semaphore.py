@@ -74,7 +74,7 @@ class Semaphore(SemaphoreLock):
     def get_value(self) -> int:
         """Return how many more can take the semaphore now."""
         try:
-            return self._semlock._get_value()
+            return self._semaphore.value()
         except NotImplementedError:  # macOS
             return max(0, self._value + self._table.added() - self._table.taken())
 
@@ -200,7 +200,7 @@ class Semaphore(SemaphoreLock):
 
     def _unrecorded(self) -> int:
         try:
-            free = self._semlock._get_value()
+            free = self._semaphore.value()
         except NotImplementedError:  # macOS
             free = 0 if self.locked() else self._value
         return max(0, self._value + self._table.added() - free - self._table.taken())
@@ -231,8 +231,8 @@ class Semaphore(SemaphoreLock):
 
     @override
     def locked(self) -> bool:
-        # Except on Linux, asking a semaphore takes it for a moment.
-        if sys.platform != "linux" and self._table.taken() >= self._value + self._table.added():
+        # On macOS, asking a semaphore takes it for a moment.
+        if sys.platform == "darwin" and self._table.taken() >= self._value + self._table.added():
             return True
         return super().locked()
 

@@ -64,7 +64,7 @@ class SemaphoreLock(BaseLock):
 
     @override
     def locked(self) -> bool:
-        return bool(self._semlock._is_zero())
+        return bool(self._semaphore.is_zero())
 
     @property
     @override

@@ -10,6 +10,9 @@ from multiprocessing.context import get_spawning_popen
 from multiprocessing.util import Finalize
 from typing import Any, Protocol, TypeAlias
 
+if sys.platform == "win32":
+    from poollock._backend.windows import semaphore_value
+
 _multiprocessing: Any = import_module("_multiprocessing")  # which type checkers do not know
 _SemLock = _multiprocessing.SemLock
 _standard: Any = synchronize.SemLock
@@ -106,6 +109,29 @@ class SharedSemaphore:
         else:
             handles = (0, 0)
         return self.semlock.kind, self._maxvalue, self.semlock.name, handles
+
+    if sys.platform == "win32":
+
+        def value(self) -> int:
+            """Return how often it can be taken now."""
+            return semaphore_value(self.plain.handle)
+
+        def is_zero(self) -> bool:
+            """Return whether it cannot be taken now."""
+            return self.value() == 0
+    else:
+
+        def value(self) -> int:
+            """Return how often it can be taken now.
+
+            Raises:
+                NotImplementedError: The system does not tell; macOS.
+            """
+            return self.semlock._get_value()
+
+        def is_zero(self) -> bool:
+            """Return whether it cannot be taken now; macOS takes it for a moment to find out."""
+            return self.semlock._is_zero()
 
     def after_fork(self) -> None:
         """Count nothing of what the parent has taken."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 import collections
 import mmap
 import os
+import sys
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing import reduction
 from multiprocessing.heap import Arena
 from time import sleep
 from typing import Any
 
-from poollock._backend.flock import LOCK_EX, LOCK_NB, LOCK_UN, WOULD_BLOCK, lockf
+if sys.platform == "win32":
+    from poollock._backend.windows import named_mutex
+else:
+    from poollock._backend.flock import LOCK_EX, LOCK_NB, LOCK_UN, WOULD_BLOCK, lockf
 
 _WORD = 8
 _LINE = 64  # bytes; one cache line a lock, so that two busy locks do not slow each other down
-_TRIES = 1000
+_PATIENCE = 1.0  # seconds to wait for a process that has words to itself
 _PAUSE = 0.001  # seconds
 
 # A line is given out once and never again: a process that outlives the lock may still write to it.
@@ -67,17 +71,23 @@ class SharedWords:
         """Return a view of one word: ``word[...] = 1`` takes less time than ``view[index] = 1``."""
         return self.view[index : index + 1].cast("B").cast("q", shape=())
 
-    @contextmanager
-    def exclusive(self) -> Generator[None, None, None]:
+    def exclusive(self) -> AbstractContextManager[object]:
         """Keep other processes out for a moment; the kernel ends that if this process dies.
 
         After a second the block runs all the same: the process that is inside may have been stopped.
-        On Windows, where the words have no file, it always does.
         """
-        fd: int | None = getattr(self._parts[0], "fd", None)
-        if fd is None:
-            yield
-            return
+        return _exclusive(self._parts[0])
+
+
+if sys.platform == "win32":
+
+    def _exclusive(arena: Arena) -> AbstractContextManager[object]:
+        return named_mutex(rf"Local\{arena.name}-mutex", _PATIENCE)  # the arena has a name, and no file
+else:
+
+    @contextmanager
+    def _exclusive(arena: Arena) -> Generator[None, None, None]:
+        fd = arena.fd
         try:
             _try_lock(fd)
             yield
@@ -85,17 +95,16 @@ class SharedWords:
             with suppress(OSError):
                 lockf(fd, LOCK_UN)
 
-
-def _try_lock(fd: int) -> None:
-    for _ in range(_TRIES):
-        try:
-            lockf(fd, LOCK_EX | LOCK_NB)
-        except WOULD_BLOCK:
-            sleep(_PAUSE)
-        except OSError:  # there are no such locks here
-            return
-        else:
-            return
+    def _try_lock(fd: int) -> None:
+        for _ in range(int(_PATIENCE / _PAUSE)):
+            try:
+                lockf(fd, LOCK_EX | LOCK_NB)
+            except WOULD_BLOCK:
+                sleep(_PAUSE)
+            except OSError:  # there are no such locks here
+                return
+            else:
+                return
 
 
 def shared_words(count: int) -> SharedWords:
