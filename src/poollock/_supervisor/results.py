@@ -7,13 +7,14 @@ import multiprocessing.pool
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
 from types import GenericAlias
 from typing import Any, Protocol, TypeAlias, cast
 
+from poollock._backend.signals import WAIT_SLICE
 from poollock._typing import Self, override
 
 from .callbacks import report_exception
@@ -106,7 +107,8 @@ class ApplyResult(multiprocessing.pool.ApplyResult):  # type: ignore[type-arg] #
             self._released.wait(timeout)
             return
         with _waiting(self):
-            self._released.wait()
+            while not self._released.wait(WAIT_SLICE):
+                pass
 
     @override
     def get(self, timeout: float | None = None) -> Any:
@@ -236,6 +238,12 @@ class ResultQueue:
         if self._room is not None:
             self._room.release()
 
+    def _wait(self) -> tuple[bool, Any] | None:
+        with _waiting(self):
+            while True:
+                with suppress(Empty):
+                    return self._ready.get(timeout=WAIT_SLICE)
+
     def get(self, timeout: float | None) -> tuple[bool, Any] | None:
         """Return whether an item succeeded, and its result or its error; None at the end.
 
@@ -244,8 +252,7 @@ class ResultQueue:
         """
         try:
             if timeout is None and self._ready.empty():
-                with _waiting(self):
-                    outcome = self._ready.get()
+                outcome = self._wait()
             else:
                 outcome = self._ready.get(timeout=timeout and max(0, timeout))
         except Empty:

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from poollock._backend.describe import describe_exit, show_error
+from poollock._backend.describe import describe_exit, show_error, was_killed
 from poollock._backend.process import ProcessStartError
 from poollock._worker.framing import MESSAGE
 
@@ -62,7 +62,7 @@ class StartupFailures:
         Returns:
             What makes the error of all tasks, if it was one too many.
         """
-        by_itself = self._initializer_error is not None or (code is not None and code >= 0)
+        by_itself = self._initializer_error is not None or not was_killed(code)
         if has_main_module:
             where = " in its initializer, or while it received the initializer's arguments"
         else:

@@ -8,7 +8,7 @@ from threading import Thread, current_thread
 from typing import Any
 
 from poollock._backend.process import ProcessStartError, check_descriptors
-from poollock._backend.signals import signals_blocked
+from poollock._backend.signals import WAIT_SLICE, signals_blocked
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._worker.main import InitArgs
@@ -132,7 +132,8 @@ class Supervisor:
     def join(self) -> None:
         """Wait for the end, unless this is called by one of its own threads."""
         if current_thread() not in self._threads:
-            self._results.join()
+            while self._results.is_alive():
+                self._results.join(WAIT_SLICE)
 
 
 def _check_descriptors(size: int, method: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,8 @@ from functools import partial
 from threading import Event, Thread, current_thread
 
 _POLL_INTERVAL = 0.1  # seconds between two checks whether the thread is alive
+
+from poollock._backend.sockets import socket_pair
 
 
 class Wakeup:
@@ -20,7 +21,7 @@ class Wakeup:
     """
 
     def __init__(self) -> None:
-        self.sock, self._sender = socket.socketpair()
+        self.sock, self._sender = socket_pair()
         self.sock.settimeout(0)
         self._sender.settimeout(0)
         self._calls: deque[Callable[[], object]] = deque()

@@ -17,6 +17,8 @@ from poollock._backend.process import (
     fork_server_exit_code,
     is_gone,
 )
+from poollock._backend.signals import ctrl_c_ignored_by_children
+from poollock._backend.sockets import socket_pair
 from poollock._locks.shared_words import shared_words
 from poollock._worker.framing import FrameReader, header
 from poollock._worker.main import StartupData
@@ -53,7 +55,7 @@ class WorkerHandle:
     def __init__(self, state: WorkerState, maxtasks: int | None) -> None:
         self.state = state
         self.maxtasks = maxtasks or sys.maxsize
-        self.sock, worker_sock = socket.socketpair()
+        self.sock, worker_sock = socket_pair()
         _workers.add(self)
         self.sock.settimeout(0)
         self.worker_socket = WorkerSocket(worker_sock)
@@ -93,7 +95,8 @@ class WorkerHandle:
             ProcessStartError: It has ended meanwhile.
         """
         try:
-            self.process.start()
+            with ctrl_c_ignored_by_children():
+                self.process.start()
         except (ConnectionError, EOFError) as error:
             if not self.startup_data.payload:  # the error comes from pickling that
                 raise

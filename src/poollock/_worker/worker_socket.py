@@ -13,6 +13,7 @@ from typing import Any
 
 from poollock._backend.process import POLL_INTERVAL, parent_is_gone
 from poollock._backend.signals import ignore_sigint
+from poollock._backend.sockets import socket_for_child, socket_from_parent
 from poollock._locks import waiting
 
 from .framing import MESSAGE, FrameReader, header
@@ -43,10 +44,13 @@ class WorkerSocket:
         self.sock = sock
         _created.add(self)
 
+    def __getstate__(self) -> Any:
+        return socket_for_child(self.sock)
+
     def __setstate__(self, state: Any) -> None:
         # What spawn and forkserver start runs this once it has imported the main module.
         ignore_sigint()
-        self.__dict__.update(state)
+        self.sock = socket_from_parent(state)
         with suppress(OSError):  # the pool has ended
             self.send(b"", MESSAGE)
 
