@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from poollock import BaseLock, LockedLogWriter, current_lock
+from poollock._backend.files import open_appending
 
 initialized: list[str] = []
 
@@ -104,7 +105,7 @@ def mark(api: BaseLock, _: int, path: str) -> None:
 
 
 def _append(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    fd = open_appending(path, create=False, readable=False)  # on Windows, O_APPEND seeks and then writes
     os.write(fd, text.encode())
     os.close(fd)
 

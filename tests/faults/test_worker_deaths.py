@@ -33,7 +33,8 @@ from poollock import (
     locked_pool,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+if sys.platform == "win32":
+    pytest.skip("signals are POSIX", allow_module_level=True)
 
 
 def outcome(result: Any) -> Any:

@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 import poollock
 import tasks
-from helpers import FACTORIES, children, open_files, running, stop, wait_until, workers
+from helpers import FACTORIES, METHODS, children, open_files, running, stop, wait_until, workers
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
 from poollock._supervisor.dispatcher import Dispatcher
@@ -53,21 +54,6 @@ from poollock._supervisor.dispatcher import Dispatcher
             r"locks\['log'\] must be a Lock.*SomeOther|of poollock",
         ),
         ({"locks": {"log": None}}, TypeError, r"locks\['log'\] must be a Lock"),
-        (
-            {"locks": {"log": Lock(context="fork")}, "context": "spawn"},
-            ValueError,
-            "make the lock with context='spawn'",
-        ),
-        (
-            {"locks": {"a": RLock(context="fork")}, "context": "forkserver"},
-            ValueError,
-            "context='forkserver'",
-        ),
-        (
-            {"locks": {"a": Semaphore(2, context="fork")}, "context": "spawn"},
-            ValueError,
-            "start method 'fork'",
-        ),
     ],
 )
 def test_wrong_arguments(
@@ -76,6 +62,20 @@ def test_wrong_arguments(
     before = children()
     with pytest.raises(error, match=text):
         make(**arguments)
+    assert children() == before
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+@pytest.mark.parametrize("make", FACTORIES)
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("kind", [Lock, RLock, partial(Semaphore, 2)])
+def test_lock_for_another_start_method(
+    make: Callable[..., LockedPool], method: str, kind: Callable[..., BaseLock]
+) -> None:
+    before = children()
+    text = f"start method 'fork'.*make the lock with context='{method}'"
+    with pytest.raises(ValueError, match=text):
+        make(locks={"log": kind(context="fork")}, context=method)
     assert children() == before
 
 
