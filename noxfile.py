@@ -5,6 +5,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -30,6 +31,7 @@ nox.options.sessions = [
     "packages",
     "suite",
     *[f"tests-{version}" for version in PYTHONS if version != DEFAULT],
+    "windows",
     "docs",
 ]
 
@@ -69,6 +71,30 @@ def tests(session: nox.Session) -> None:
     """Run the tests that `python -m pytest` runs, on one Python."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def windows(session: nox.Session) -> None:
+    """Run the tests of what is particular to Windows, with its Pythons, under Wine, where that can be had.
+
+    `nox -s windows -- tests/locks` runs others on both Pythons.
+    """
+    script = Path("../shared/bin/windows-check").resolve()
+    if not script.exists():
+        session.skip(f"NOT RUN under Wine: {script} is not there")
+    # One at a time: it has one place for the sources, and ends what else runs under its Wine.
+    lock = Path(tempfile.gettempdir(), "windows-check.lock")
+    command = ["flock", str(lock), "timeout", "600", "bash", str(script)]
+    probe = Path(session.create_tmp(), "probe.py").resolve()
+    probe.write_text("import sys; print(sys.platform)\n")
+    plain = ["--override-ini=addopts=--strict-markers", "-ra", "-q", "--timeout=0"]  # whose timer is a thread
+    for version, marked in (("313", ""), ("310", "not slow")):
+        session.env.update(SOURCE="src", VERSION=version, TMPDIR="/tmp")  # noqa: S108 - in the root that it makes
+        said = session.run(*command, str(probe), external=True, silent=True, success_codes=range(-64, 256))
+        if "win32" not in str(said).splitlines():
+            session.skip(f"NOT RUN under Wine: its Python {version} cannot be had here:\n{said}")
+        tests = session.posargs or ["tests/windows"]
+        session.run(*command, "-m", "pytest", *plain, "-m", marked, *tests, external=True)
 
 
 @nox.session
