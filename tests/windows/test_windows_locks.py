@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from helpers import kill, wait_until
+from helpers import wait_until
 from poollock import BaseLock, Lock, PoolLockError, RLock, Semaphore, locked_pool
 
 if sys.platform != "win32":
     pytest.skip("what is particular to Windows", allow_module_level=True)
+assert sys.platform == "win32"  # for type checkers that do not see that the line before raises
 
 from poollock._backend import windows
 from poollock._backend.process import is_gone
@@ -106,7 +107,7 @@ def test_nobody_waits_for_a_lock_that_the_killed_parent_had(make: Callable[..., 
     parent = SPAWN.Process(target=be_the_parent, args=(make, go, sender))
     parent.start()
     child_pid = receiver.recv()
-    kill(parent.pid)
+    parent.kill()
     parent.join()
     go.set()
     assert receiver.recv() == "PoolLockError"
@@ -164,7 +165,7 @@ def test_words_are_one_processs_at_a_time() -> None:
     with semaphore._shared.exclusive():  # in vain, after a second
         pass
     assert time.monotonic() - began > 0.9
-    kill(process.pid)
+    process.kill()
     process.join()
     began = time.monotonic()
     with semaphore._shared.exclusive():

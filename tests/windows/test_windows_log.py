@@ -20,6 +20,7 @@ from poollock import LockedLogHandler, LockedLogWriter, locked_pool
 
 if sys.platform != "win32":
     pytest.skip("what is particular to Windows", allow_module_level=True)
+assert sys.platform == "win32"  # for type checkers that do not see that the line before raises
 
 from poollock._backend import files, flock, windows
 

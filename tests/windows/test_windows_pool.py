@@ -32,6 +32,7 @@ from poollock import (
 
 if sys.platform != "win32":
     pytest.skip("what is particular to Windows", allow_module_level=True)
+assert sys.platform == "win32"  # for type checkers that do not see that the line before raises
 
 from poollock._backend.describe import describe_exit, was_killed
 from poollock._backend.sockets import socket_pair
