@@ -31,6 +31,13 @@ PACKAGE = Path(poollock.__file__).parent
 METHODS = multiprocessing.get_all_start_methods()  # the default one first
 # The same, as parameters of a test that runs with the others in the gate alone.
 ONE_METHOD = [METHODS[0], *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])]
+# What a test needs that is not on Windows.
+needs_fork = pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+removes_open_files = pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Wine, and older Windows, keep the name of a removed file while it is open",
+)
 Factory = Callable[..., LockedPool]
 MaybeEncodingError: type[Exception] = vars(multiprocessing.pool)["MaybeEncodingError"]  # not in typeshed
 FACTORIES: list[Factory] = [locked_pool, manager_locked_pool]
@@ -42,6 +49,8 @@ def open_files() -> Counter[str]:
     Compare with ``<=``: what an earlier test has left to the garbage collector may be closed meanwhile.
     """
     links: Counter[str] = Counter()
+    if sys.platform == "win32":  # which has handles
+        return links
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             links[os.readlink(f"/proc/self/fd/{name}")] += 1

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from helpers import in_child, open_files
+from helpers import in_child, needs_posix, open_files, removes_open_files
 from poollock import Lock, LockedLogHandler, LockedPool, locked_pool
 
 
@@ -78,7 +78,7 @@ def test_in_a_configuration(path: Path) -> None:
     (handler,) = logging.getLogger().handlers
     assert isinstance(handler, LockedLogHandler)
     assert repr(handler) == f"<LockedLogHandler {path} (INFO)>"
-    assert path.read_bytes() == b"INFO requests: request \xe9 4\n"
+    assert path.read_text("latin-1") == "INFO requests: request é 4\n"
     assert path.with_suffix(".1").read_bytes().count(b"\n") == 2
     assert path.with_suffix(".2").read_bytes().startswith(b"INFO requests: request \xe9 0\n")
 
@@ -144,6 +144,7 @@ def test_wrong_arguments(path: Path) -> None:
     assert not path.exists()
 
 
+@removes_open_files
 def test_opens_the_file_when_it_is_made_or_by_the_first_record(path: Path, logger: logging.Logger) -> None:
     logger.addHandler(handler := LockedLogHandler(path, delay=True))
     assert not path.exists()
@@ -176,6 +177,7 @@ def test_formats_outside_the_lock(path: Path, logger: logging.Logger) -> None:
     assert path.read_text() == "fast\nslow\n"
 
 
+@removes_open_files
 def test_error_is_handled_as_logging_does(
     path: Path, logger: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +343,7 @@ def unpacked(file: Path) -> str:
     return (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).decode()
 
 
+@removes_open_files
 def test_namer_and_rotator(path: Path, logger: logging.Logger) -> None:
     """As the standard library's cookbook compresses older files."""
     ours = LockedLogHandler(path, maxBytes=5, backupCount=2)
@@ -361,6 +364,7 @@ def test_namer_and_rotator(path: Path, logger: logging.Logger) -> None:
     assert found["log"] == found["theirs"]
 
 
+@removes_open_files
 def test_rotator_is_given_a_name_that_is_free(path: Path, logger: logging.Logger) -> None:
     def rotate(source: str, target: str) -> None:
         os.link(source, target)  # which refuses another
@@ -385,6 +389,7 @@ def log_numbers(number: int) -> None:
         logging.getLogger("worker").info("%d", number * 50 + count)
 
 
+@removes_open_files
 @pytest.mark.usefixtures("_logging_as_before")
 def test_workers_that_compress(method: str, path: Path) -> None:
     with locked_pool(4, rotating, (path,), context=method) as pool:
@@ -498,6 +503,7 @@ def test_size_of_a_console_is_refused() -> None:
     handler.close()
 
 
+@removes_open_files
 @pytest.mark.usefixtures("_logging_as_before")
 def test_attributes_in_a_configuration(path: Path) -> None:
     attributes = {"namer": compressed_name, "rotator": compress, "maxBytes": 1}
@@ -507,6 +513,7 @@ def test_attributes_in_a_configuration(path: Path) -> None:
     assert gzip.decompress((path.parent / "log.1.gz").read_bytes()) == b"WARNING requests: 1\n"
 
 
+@removes_open_files
 def test_rollover(path: Path, logger: logging.Logger) -> None:
     """As with RotatingFileHandler: whatever the size, and with a backupCount alone."""
     logger.addHandler(handler := LockedLogHandler(path, backupCount=2))
@@ -528,6 +535,7 @@ def test_rollover(path: Path, logger: logging.Logger) -> None:
         handler.doRollover()
 
 
+@needs_posix
 def test_rollover_that_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl  # noqa: PLC0415 - not on Windows
 

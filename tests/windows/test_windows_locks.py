@@ -24,7 +24,12 @@ from poollock._backend import windows
 from poollock._backend.process import is_gone
 
 SPAWN = multiprocessing.get_context("spawn")
-KINDS = [Lock, RLock, partial(Semaphore, 2)]
+# Of those that take long, one is for each gate, and the others for that on one Python.
+KINDS = [
+    Lock,
+    pytest.param(RLock, marks=pytest.mark.slow),
+    pytest.param(partial(Semaphore, 2), marks=pytest.mark.slow),
+]
 
 
 # To ask a lock takes nothing.

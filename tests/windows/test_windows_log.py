@@ -249,7 +249,7 @@ CONSOLE = """if True:
 """
 
 
-@pytest.mark.parametrize("to", ["pipe", "file"])
+@pytest.mark.parametrize("to", ["pipe", pytest.param("file", marks=pytest.mark.slow)])
 def test_records_of_a_console_are_whole(tmp_path: Path, to: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(CONSOLE)
@@ -269,7 +269,15 @@ def test_records_of_a_console_are_whole(tmp_path: Path, to: str) -> None:
 # Rotation.
 
 
-@pytest.mark.parametrize("steps", range(5))
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(0, marks=pytest.mark.slow),
+        1,
+        2,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4)),
+    ],
+)
 def test_killed_between_the_steps_of_a_rotation(path: Path, steps: int) -> None:
     """The next writer finishes it.  All but what was to be removed is there."""
     with LockedLogWriter(path, max_bytes=3, backup_count=3) as log:
@@ -367,6 +375,7 @@ def test_rotator_that_leaves_the_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_two_logs_of_one_directory_rotate(tmp_path: Path) -> None:
     with locked_pool(4) as pool:
         pool.starmap(rotate_often, [(str(tmp_path / f"log{n % 2}"), n) for n in range(4)], chunksize=1)

@@ -100,7 +100,9 @@ EARLY_END = """if True:
 # Ctrl-C.
 
 
-@pytest.mark.parametrize("wait", ["map", "imap", "join"])
+@pytest.mark.parametrize(
+    "wait", ["map", *(pytest.param(wait, marks=pytest.mark.slow) for wait in ("imap", "join"))]
+)
 def test_ctrl_c_interrupts_a_wait(wait: str) -> None:
     pool = locked_pool(1)
     try:
@@ -216,10 +218,17 @@ def test_worker_whose_pool_is_killed_ends_quietly(tmp_path: Path) -> None:
     assert (tmp_path / "errors").read_text() == ""
 
 
-@pytest.mark.parametrize("make", [Lock, RLock, partial(Semaphore, 1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Lock,
+        pytest.param(RLock, marks=pytest.mark.slow),
+        pytest.param(partial(Semaphore, 1), marks=pytest.mark.slow),
+    ],
+)
 def test_lock_of_a_killed_worker_is_freed(make: Callable[..., BaseLock]) -> None:
     with locked_pool(3, locks={"lock": make()}) as pool:
-        for _ in range(3):
+        for _ in range(2):
             pids = set(pool.map(own_pid_slowly, range(3), chunksize=1))
             with pytest.raises(WorkerDiedError) as caught:
                 pool.apply(die_with_the_lock)
@@ -248,7 +257,7 @@ def lock_and_unlock() -> bool:
     ("end", "code", "text"),
     [
         (partial(os.kill, 0, 9), 9, "ended with exit code 9"),
-        ("terminate", -15, "was killed by SIGTERM"),
+        pytest.param("terminate", -15, "was killed by SIGTERM", marks=pytest.mark.slow),
         ("kill", -15, "was killed by SIGTERM"),
         ("crash", 0xC0000005, "ended with exit code 0xc0000005"),
     ],
