@@ -79,7 +79,7 @@ def tests(session: nox.Session) -> None:
 def windows(session: nox.Session) -> None:
     """Run the tests of what is particular to Windows, with its Pythons, under Wine, where that can be had.
 
-    `nox -s windows -- tests/locks` runs others on both Pythons.
+    Not the slow ones, which repeat others: `nox -s windows -- -m slow tests/windows` runs these.
     """
     script = Path("../shared/bin/windows-check").resolve()
     if not script.exists():
@@ -90,7 +90,7 @@ def windows(session: nox.Session) -> None:
     probe = Path(session.create_tmp(), "probe.py").resolve()
     probe.write_text("import sys; print(sys.platform)\n")
     plain = ["--override-ini=addopts=--strict-markers", "-ra", "-q", "--timeout=0"]  # whose timer is a thread
-    for version, marked in (("313", ""), ("310", "not slow")):
+    for version in ("313", "310"):
         # Without what create_tmp() sets: Wine's server crashes if there is a TMPDIR.
         env = {"SOURCE": "src", "VERSION": version, "TMPDIR": None}
         said = session.run(
@@ -99,7 +99,7 @@ def windows(session: nox.Session) -> None:
         if "win32" not in str(said).splitlines():
             session.skip(f"NOT RUN under Wine: its Python {version} cannot be had here:\n{said}")
         tests = session.posargs or ["tests/windows"]
-        session.run(*command, "-m", "pytest", *plain, "-m", marked, *tests, env=env, external=True)
+        session.run(*command, "-m", "pytest", *plain, "-m", "not slow", *tests, env=env, external=True)
 
 
 @nox.session

@@ -24,7 +24,7 @@ from poollock._backend import windows
 from poollock._backend.process import is_gone
 
 SPAWN = multiprocessing.get_context("spawn")
-# Of those that take long, one is for each gate, and the others for that on one Python.
+# One for the gate, and two that repeat it.
 KINDS = [
     Lock,
     pytest.param(RLock, marks=pytest.mark.slow),

@@ -74,7 +74,6 @@ def test_lock_of_a_file_is_free_when_its_process_is_killed(path: Path) -> None:
         flock.flock(fd, flock.LOCK_UN)
 
 
-@pytest.mark.slow
 def test_who_waits_for_the_lock_of_a_file_gets_it(path: Path) -> None:
     """However long that takes: msvcrt.locking gave up after ten tries, a second apart."""
     fd = open_and_lock(str(path))
