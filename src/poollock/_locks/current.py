@@ -8,7 +8,7 @@ from poollock._backend.describe import describe
 from poollock._errors import LockNotInstalledError
 
 from .base import BaseLock
-from .registry import installed
+from .registry import installed, task_locks
 
 
 def find_lock(locks: Mapping[str, BaseLock], name: str) -> BaseLock:
@@ -34,10 +34,11 @@ def current_lock(name: str = "lock") -> BaseLock:
     Raises:
         LockNotInstalledError: No pool put a lock of that name into this process.
     """
+    locks = task_locks.get(installed)
     try:
-        return find_lock(installed, name)
+        return find_lock(locks, name)
     except KeyError:
-        there = f"only {', '.join(map(repr, installed))}" if installed else "none"
+        there = f"only {', '.join(map(repr, locks))}" if locks else "none"
         raise LockNotInstalledError(
             f"no lock {name!r} was put into {describe()} ({there}). current_lock() answers in a worker of "
             "locked_pool(), of manager_locked_pool(), or of a pool with initializer=lock.install; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 registry: weakref.WeakValueDictionary[bytes, BaseLock] = weakref.WeakValueDictionary()  # by identity
 installed: dict[str, BaseLock] = {}  # what current_lock() finds
+# What it finds instead in a process that runs tasks of several pools at a time, in threads.
+task_locks: ContextVar[Mapping[str, BaseLock]] = ContextVar("poollock_task_locks")
 _kept: list[BaseLock] = []  # locks that tasks may name by identity, and nothing else keeps alive
 
 

@@ -22,7 +22,7 @@ from poollock._locks.base import BaseLock
 from poollock._locks.current import find_lock
 from poollock._locks.lock import Lock
 from poollock._supervisor import results
-from poollock._supervisor.jobs import Job, chunks_of, in_buffer, is_at_hand
+from poollock._supervisor.jobs import Job, JobRunner, chunks_of, in_buffer, is_at_hand
 from poollock._supervisor.supervisor import Supervisor
 from poollock._typing import override
 from poollock._worker.task_pickling import CALL, MAP, STARMAP
@@ -110,6 +110,7 @@ class LockedPool(multiprocessing.pool.Pool):
         requested = check_locks(locks, ctx)
         check_main_module(ctx)
         supervisor: Supervisor | None = None
+        self._supervisor: JobRunner
         try:
             with DelayedKeyboardInterrupt():
                 with signals_blocked(ctx):
@@ -619,7 +620,7 @@ class LockedPool(multiprocessing.pool.Pool):
         self._supervisor.request_start()
 
 
-def _finalize(pool: ref[LockedPool], supervisor: Supervisor) -> None:
+def _finalize(pool: ref[LockedPool], supervisor: JobRunner) -> None:
     """End the workers of *pool*; wait for that, unless the garbage collector calls this.
 
     That may be in any thread, which may hold any lock.

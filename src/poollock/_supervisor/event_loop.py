@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -382,17 +381,8 @@ class EventLoop:
 def _load(task: Task, payload: memoryview) -> TaskOutcome:
     success, value, locks_left = load_outcome(payload, task.describe)
     if locks_left:
-        _warn(task, locks_left)
+        task.warn_of_locks_left(locks_left)
     return task, success, value
-
-
-def _warn(task: Task, locks_left: list[str]) -> None:
-    names = ", ".join(map(repr, locks_left))
-    message = f"{task.describe()} ended while it held {names}, which has been released"
-    try:
-        warnings.warn(message, RuntimeWarning, 2)
-    except BaseException:  # noqa: BLE001 - warnings may be errors here
-        report_exception()
 
 
 def _close_after_fork() -> None:

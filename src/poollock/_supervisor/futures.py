@@ -6,15 +6,26 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from poollock._typing import override
 
 from .callbacks import report_exception
 
 if TYPE_CHECKING:
-    from .event_loop import EventLoop
-    from .jobs import Job
+    from .jobs import Job, PendingJobs
+
+
+class CallRunner(Protocol):
+    """Who runs the call of a future: an ``EventLoop``."""
+
+    pending: PendingJobs
+
+    def has_begun(self, job: Job, /) -> bool:
+        """Return whether a worker has begun the call."""
+
+    def withdraw(self, job: Job, /) -> bool:
+        """See to it that no worker begins the call; return False if one has."""
 
 
 class PoolFuture(Future[Any]):
@@ -27,7 +38,7 @@ class PoolFuture(Future[Any]):
         event_loop: The event loop of the pool.
     """
 
-    def __init__(self, event_loop: EventLoop) -> None:
+    def __init__(self, event_loop: CallRunner) -> None:
         super().__init__()
         self._event_loop = event_loop
         self._job: Job | None = None  # until it is done

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from poollock._errors import LockWait
 from poollock._worker.pickling_errors import function_name
 from poollock._worker.task_pickling import CALL
 
@@ -225,3 +226,38 @@ class PendingJobs:
             job.release()
             if callback is not None:
                 self.callbacks.put(callback)
+
+
+class JobRunner(Protocol):
+    """What a pool needs of that which runs its jobs: a ``Supervisor``, or a cluster's."""
+
+    pending: PendingJobs
+
+    @property
+    def belongs_to_this_process(self) -> bool:
+        """Whether its threads are, or were, in this process: none outlives a fork."""
+
+    @property
+    def in_callback(self) -> bool:
+        """Whether the running thread is one that calls a callback."""
+
+    def submit(self, job: Job, pool: object) -> None:
+        """Have *job* run; until it is done, keep *pool* alive, whose end would end this."""
+
+    def submit_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwds: Any, pool: object) -> Any:
+        """Have one call run; return its ``concurrent.futures.Future``."""
+
+    def request_start(self) -> None:
+        """Start workers that are missing."""
+
+    def lock_waits(self) -> list[LockWait]:
+        """Return the waits of tasks for locks that have lasted for a second."""
+
+    def close(self) -> None:
+        """End once all jobs are done."""
+
+    def terminate(self) -> None:
+        """End at once, without waiting for that."""
+
+    def join(self) -> None:
+        """Wait for the end."""

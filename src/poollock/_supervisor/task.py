@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
+
+from .callbacks import report_exception
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -46,3 +49,12 @@ class Task:
         if len(items) == 1:
             return f"{name}, item {items[0]}"
         return f"{name}, items {items[0]} to {items[-1]}"
+
+    def warn_of_locks_left(self, names: list[str]) -> None:
+        """Warn that the task ended while it held locks, of these names."""
+        shown = ", ".join(map(repr, names))
+        message = f"{self.describe()} ended while it held {shown}, which has been released"
+        try:
+            warnings.warn(message, RuntimeWarning, 3)
+        except BaseException:  # noqa: BLE001 - warnings may be errors here
+            report_exception()

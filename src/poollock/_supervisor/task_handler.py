@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from poollock._backend.describe import show_error
-from poollock._worker.object_pickling import ObjectPickler
+from poollock._worker import task_pickling
+from poollock._worker.object_pickling import AnyPickler
 from poollock._worker.pickling_errors import explain_pickling_error
-from poollock._worker.task_pickling import dump_task
 
 from .callbacks import report_exception
-from .dispatcher import Dispatcher
 from .failures import MakeError, thread_failed
 from .jobs import Job, PendingJobs
 from .task import Task
-from .wakeup import Wakeup
 
 _TURN = 64  # tasks that are taken from a job before it is another one's turn
+
+
+class TaskSink(Protocol):
+    """Who gets the tasks: a ``Dispatcher``."""
+
+    def put(self, task: Task, /) -> object:
+        """Take in a task, whose payload is there."""
+
+
+class ResultsThread(Protocol):
+    """How the thread is reached that sets results: a ``Wakeup``."""
+
+    def call_soon_threadsafe(self, call: Callable[[], object], /) -> object:
+        """Have *call* called by that thread."""
 
 
 class TaskHandler:
@@ -35,19 +48,26 @@ class TaskHandler:
         pending: The jobs whose results are awaited.
         wakeup: Of the event loop, the only thread that sets results.
         pickler: Pickles the tasks.
+        dump_task: Returns a task as bytes, with the parameters of ``task_pickling.dump_task``.
 
     Attributes:
         broken: Makes the error that each job gets from now on, if the pool is broken.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, pending: PendingJobs, wakeup: Wakeup, pickler: ObjectPickler
+        self,
+        dispatcher: TaskSink,
+        pending: PendingJobs,
+        wakeup: ResultsThread,
+        pickler: AnyPickler,
+        dump_task: Callable[[Any, int, Any, tuple[Any, ...], Mapping[str, Any]], bytes] = task_pickling.dump_task,
     ) -> None:
         self.broken: MakeError | None = None
         self._dispatcher = dispatcher
         self._pending = pending
         self._wakeup = wakeup
         self._pickler = pickler
+        self._dump_task = dump_task
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def put(self, job: Job) -> None:
@@ -109,7 +129,7 @@ class TaskHandler:
             return False
         task, arguments = taken
         try:
-            task.payload = dump_task(self._pickler, job.how, job.func, arguments, job.kwds)
+            task.payload = self._dump_task(self._pickler, job.how, job.func, arguments, job.kwds)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ is the task's error
             self._not_sent(task, _explain(error, self._pickler, task, arguments))
             return True
@@ -129,7 +149,7 @@ class TaskHandler:
 
 
 def _explain(
-    error: BaseException, pickler: ObjectPickler, task: Task, arguments: tuple[Any, ...]
+    error: BaseException, pickler: AnyPickler, task: Task, arguments: tuple[Any, ...]
 ) -> BaseException:
     if isinstance(error, Exception):
         with suppress(BaseException):  # whatever the user's objects do when they are looked at

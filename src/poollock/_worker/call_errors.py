@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from poollock._locks.registry import installed
+from poollock._locks.registry import installed, task_locks
 
 from .pickling_errors import function_name
 
@@ -27,13 +27,14 @@ def explain_call(
         signature = inspect.signature(func)
     except (TypeError, ValueError):  # a builtin that does not say
         return
-    if not installed or not installed.keys().isdisjoint(signature.parameters):
+    locks = task_locks.get(installed)
+    if not locks or not locks.keys().isdisjoint(signature.parameters):
         return
     try:
         for args in calls:
             signature.bind(*args, **kwds)
     except TypeError:
-        names = ", ".join(map(repr, installed))
+        names = ", ".join(map(repr, locks))
         message = (
             f"{error}\nThe pool fills parameters that are called like its locks ({names}); "
             f"{function_name(func)}{signature} has none of that name"

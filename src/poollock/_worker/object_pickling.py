@@ -9,12 +9,13 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+from abc import abstractmethod
 from collections import ChainMap
 from functools import cache
 from importlib import import_module
 from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from .main_module import MAIN, MainModule, is_found, is_of_main
 
@@ -22,6 +23,14 @@ from .main_module import MAIN, MainModule, is_found, is_of_main
 PLAIN = frozenset({int, float, bool, str, type(None)})
 
 _reducers: dict[type, Any] = cast("Any", ForkingPickler)._extra_reducers
+
+
+class AnyPickler(Protocol):
+    """What pickles objects for another process: an ``ObjectPickler``."""
+
+    @abstractmethod
+    def dump(self, obj: Any, /) -> bytes:
+        """Return *obj* as bytes."""
 
 
 class ObjectPickler:

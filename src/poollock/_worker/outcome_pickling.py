@@ -12,7 +12,7 @@ from poollock._backend.describe import describe, show_error
 from poollock._backend.mp_pool import ExceptionWithTraceback, MaybeEncodingError, RemoteTraceback
 
 from .main_module import OwnMainModule
-from .object_pickling import PLAIN, ObjectPickler
+from .object_pickling import PLAIN, AnyPickler, ObjectPickler
 
 # Whether a task returned, what it returned or raised, and the descriptions of the locks that it left held.
 Outcome: TypeAlias = "tuple[bool, Any, list[str]]"
@@ -23,17 +23,17 @@ _T = TypeVar("_T")
 _pickler = ObjectPickler(OwnMainModule())
 
 
-def dump_result(value: Any, locks_left: list[str]) -> bytes:
+def dump_result(value: Any, locks_left: list[str], pickler: AnyPickler = _pickler) -> bytes:
     """Return the outcome of a task that returned *value*, as bytes."""
     if type(value) in PLAIN:
         return pickle.dumps((True, value, locks_left))
     try:
-        return _pickler.dump((True, value, locks_left))
+        return pickler.dump((True, value, locks_left))
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a __reduce__ must not end the worker
         return pickle.dumps((False, pickle.dumps(MaybeEncodingError(error, _Text(show(value)))), locks_left))
 
 
-def dump_error(error: BaseException, locks_left: list[str]) -> bytes:
+def dump_error(error: BaseException, locks_left: list[str], pickler: AnyPickler = _pickler) -> bytes:
     """Return the outcome of a task that raised *error*, as bytes.
 
     The error is pickled by itself: only the process that waits for it can tell whether it can
@@ -42,7 +42,7 @@ def dump_error(error: BaseException, locks_left: list[str]) -> bytes:
     """
     wrapped = without_warnings(lambda: ExceptionWithTraceback(error, error.__traceback__))
     try:
-        payload = _pickler.dump(wrapped)
+        payload = pickler.dump(wrapped)
     except BaseException as reason:  # noqa: BLE001 - as above
         unsendable = ExceptionWithTraceback(MaybeEncodingError(reason, _Text(show(error))), None)
         unsendable.tb = wrapped.tb

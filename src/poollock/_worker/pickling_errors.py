@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from poollock._backend.describe import describe
 
-from .object_pickling import ObjectPickler, by_value
+from .object_pickling import AnyPickler, by_value
 
 # What a message says that names another way out.
 EXTRA_HINT = "install poollock[cloudpickle], which sends such a thing as it is"
@@ -28,7 +28,7 @@ _REBUILT_AS_THEY_ARE = (RuntimeError, TypeError, AttributeError, pickle.Pickling
 
 def explain_pickling_error(
     error: Exception,
-    pickler: ObjectPickler,
+    pickler: AnyPickler,
     func: Any,
     arguments: Iterable[tuple[str, Any]],
     description: str,
@@ -66,7 +66,7 @@ def rebuilt_error(error: Exception, message: str, otherwise: type[Exception]) ->
     return otherwise(f"{type(error).__name__}: {message}")
 
 
-def _find_unpicklable(pickler: ObjectPickler, path: str, part: Any, seen: set[int]) -> _Part | None:
+def _find_unpicklable(pickler: AnyPickler, path: str, part: Any, seen: set[int]) -> _Part | None:
     """Return the innermost part of *part* that does not pickle, after the path to it."""
     if id(part) in seen or _pickles(pickler, part):
         return None
@@ -77,7 +77,7 @@ def _find_unpicklable(pickler: ObjectPickler, path: str, part: Any, seen: set[in
     return path, part
 
 
-def _pickles(pickler: ObjectPickler, part: Any) -> bool:
+def _pickles(pickler: AnyPickler, part: Any) -> bool:
     try:
         pickler.dump(part)
     except Exception:  # noqa: BLE001 - whatever it raises, it does not pickle

@@ -63,27 +63,37 @@ def run_task(data: memoryview) -> Any:
     try:
         how, func, args, *kwds = pickle.loads(data)
     except Exception as error:
-        message = f"{error}\nA task could not be unpickled in {describe()}."
-        if isinstance(error, (AttributeError, ImportError)):
-            message += (
-                " A worker must be able to import what a task is made of: put the function, and the classes "
-                "of its arguments, into a module. One typed into a REPL or a notebook, or made after the "
-                "workers were started, is not there."
-            )
-            if by_value() is None:
-                message += f" Or {EXTRA_HINT}."
-        raise rebuilt_error(error, message, pickle.UnpicklingError) from error
+        raise unpickling_error(error) from error
     data.release()  # or a large argument would be in memory twice
+    return call(how, func, args, *kwds)
+
+
+def unpickling_error(error: Exception) -> Exception:
+    """Return *error*, which unpickling a task has raised, with a message that says what to do."""
+    message = f"{error}\nA task could not be unpickled in {describe()}."
+    if isinstance(error, (AttributeError, ImportError)):
+        message += (
+            " A worker must be able to import what a task is made of: put the function, and the classes "
+            "of its arguments, into a module. One typed into a REPL or a notebook, or made after the "
+            "workers were started, is not there."
+        )
+        if by_value() is None:
+            message += f" Or {EXTRA_HINT}."
+    return rebuilt_error(error, message, pickle.UnpicklingError)
+
+
+def call(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any] = {}) -> Any:
+    """Call *func* as a task does, with the parameters of ``dump_task``, and return the result."""
     try:
         if how == MAP:
             return [func(item) for item in args]
         if how == STARMAP:
             return [func(*item) for item in args]
-        return func(*args, **kwds[0]) if kwds else func(*args)
+        return func(*args, **kwds)
     except TypeError as error:
         calls = [(item,) for item in args] if how == MAP else args if how == STARMAP else [args]
         with suppress(Exception):  # whatever the user's objects do when they are looked at
-            explain_call(error, func, calls, *kwds or [{}])
+            explain_call(error, func, calls, kwds)
         raise
 
 
