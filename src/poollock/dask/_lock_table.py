@@ -38,6 +38,7 @@ class Peer:
     Args:
         member: What the process has said of itself.
         send: Sends it a message.
+        send_soon: Sends it a message, perhaps a little later, together with others.
 
     Attributes:
         requests: What it has of locks, or waits for, by the number that it gave it.
@@ -46,9 +47,12 @@ class Peer:
         is_gone: Whether its connection has ended.
     """
 
-    def __init__(self, member: Member, send: Callable[[Message], object]) -> None:
+    def __init__(
+        self, member: Member, send: Callable[[Message], object], send_soon: Callable[[Message], object]
+    ) -> None:
         self.member = member
         self.send = send
+        self.send_soon = send_soon
         self.requests: dict[int, Request] = {}
         self.tasks: dict[tuple[str, int], str] = {}
         self.jobs = Numbers()

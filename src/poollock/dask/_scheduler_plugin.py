@@ -69,7 +69,7 @@ class LockPlugin(SchedulerPlugin):
         if protocol != PROTOCOL:
             return Status.dont_reply  # it has been told which one is spoken here
         sender = Sender(comm)
-        peer = Peer(Member(*member), sender.put)
+        peer = Peer(Member(*member), sender.put, sender.put_soon)
         self._peers[peer.member.session] = peer
         error: OSError | None = None
         said_goodbye = False
@@ -80,7 +80,7 @@ class LockPlugin(SchedulerPlugin):
                     if op == "goodbye":
                         said_goodbye = True
                         break
-                    getattr(self, f"_on_{op}")(peer, **message)
+                    self._take_in(peer, op, message)
         except OSError as ended:  # a CommClosedError
             error = ended
         finally:
@@ -92,6 +92,14 @@ class LockPlugin(SchedulerPlugin):
             else:
                 self._spawn(self._connection_ended(peer, error))
         return Status.dont_reply
+
+    def _take_in(self, peer: Peer, op: str, message: Message) -> None:
+        try:
+            getattr(self, f"_on_{op}")(peer, **message)
+        except Exception as error:  # no such error is known; it must not cost the connection, which is the process
+            logger.exception("poollock met an error that it should not meet, with %r of %s", op, peer.member)
+            if "number" in message:
+                peer.send({"re": message["number"], "failed": repr(error)})
 
     async def _connection_ended(self, peer: Peer, error: OSError | None) -> None:
         """See to it that the process has ended, then free what it had."""
@@ -265,7 +273,7 @@ class LockPlugin(SchedulerPlugin):
     def _on_end(self, peer: Peer, job: str, index: int, outcome: bytes) -> None:
         owner = self._tasks.end(peer, job, index)
         if owner is not None:
-            owner.send({"op": "ended", "job": job, "index": index, "outcome": outcome})
+            owner.send_soon({"op": "ended", "job": job, "index": index, "outcome": outcome})
         if (job, index) not in self._scheduler.tasks:
             self._tasks.forget(job, index)
 

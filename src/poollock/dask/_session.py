@@ -238,6 +238,8 @@ class Session:
             raise
         if "lost" in answer:
             raise PoolLockError(self.lost)
+        if "failed" in answer:
+            raise PoolLockError(f"poollock's plugin in the scheduler met an error: {answer['failed']}")
         if "deadlock" in answer:
             waits = tuple(map(_wait_of, answer["deadlock"]))
             raise DeadlockError(waits, answer["client"])

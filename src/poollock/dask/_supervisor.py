@@ -83,6 +83,7 @@ class ClusterSupervisor:
         self._outgoing: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._closing = False
         self._terminating = False
+        self._is_over = False
         self._task_handler = TaskHandler(
             self._outgoing, self.pending, self, dump_task=dump_arguments, dump=cloudpickle.dumps
         )
@@ -100,7 +101,7 @@ class ClusterSupervisor:
     @property
     def belongs_to_this_process(self) -> bool:
         """Whether its threads are in this process: none outlives a fork."""
-        return self._results.is_alive() or self._terminating
+        return self._results.is_alive() or self._is_over
 
     @property
     def in_callback(self) -> bool:
@@ -120,9 +121,9 @@ class ClusterSupervisor:
             self.call_soon_threadsafe(partial(self.pending.fail, job, explained))
         else:
             self._jobs[job] = _Running(name, set())
-            if self._terminating:
-                self._wake()
             self._task_handler.put(job)
+        if self._is_over:  # while this was added: nobody would take notice
+            self.pending.fail_all_now(pool_ended)
 
     def submit_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwds: Any, pool: object) -> PoolFuture:
         """Have one call run; return its ``concurrent.futures.Future``."""
@@ -257,7 +258,7 @@ class ClusterSupervisor:
             self._finish()
 
     def _finish(self) -> None:
-        self._terminating = True
+        self._is_over = True
         self._outgoing.put(None)
         self._task_handler.stop()
         self._task_handler.broken = self._task_handler.broken or pool_ended
@@ -292,10 +293,15 @@ class ClusterSupervisor:
 
     def _given(self, futures: Mapping[Key, Any]) -> None:
         for key, future in futures.items():
-            if key in self._tasks:
-                self._futures[key] = future
-                if key in self._early:
-                    self._take_in(self._early.pop(key))
+            task = self._tasks.get(key)
+            if task is None:  # its outcome was faster
+                continue
+            if task.job not in self._jobs:  # it was over before its tasks were here
+                self._let_go(key)
+                continue
+            self._futures[key] = future
+            if key in self._early:
+                self._take_in(self._early.pop(key))
 
     def _take_in(self, message: Message) -> None:
         key = message["job"], message["index"]

@@ -47,7 +47,10 @@ def run_task(client: str, job: str, index: int, description: str, payload: bytes
     session.running += 1
     token = running_task.set(RunningTask(task_owner(job, index), description))
     try:
-        outcome = _run(session, function, payload)
+        try:
+            outcome = _run(session, function, payload)
+        except BaseException as error:  # noqa: BLE001 - no such error is known; whoever waits must get one
+            outcome = dump_error(error, [], cloudpickle.dumps)
         if len(outcome) <= LARGE or not session.ask("end_large", job=job, index=index, worker=_worker_address())["ok"]:
             session.tell("end", job=job, index=index, outcome=outcome)
             return None

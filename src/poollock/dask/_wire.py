@@ -9,6 +9,9 @@ from typing import Any
 from ._lock_table import Message
 
 
+_COALESCING_DELAY = 0.002  # seconds, as Dask's own streams have it
+
+
 class Sender:
     """Writes messages to a connection, all that there are at once.
 
@@ -20,6 +23,7 @@ class Sender:
         self._comm = comm
         self._buffer: list[Message] = []
         self._task: asyncio.Task[None] | None = None  # the event loop alone would not keep it
+        self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
     def put(self, message: Message) -> None:
@@ -28,6 +32,19 @@ class Sender:
             return
         self._buffer.append(message)
         if self._task is None:
+            self._task = asyncio.ensure_future(self._flush())
+
+    def put_soon(self, message: Message) -> None:
+        """Send a message within a few milliseconds, with those that come meanwhile: it costs less."""
+        if self._stopped:
+            return
+        self._buffer.append(message)
+        if self._task is None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_COALESCING_DELAY, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._task is None and self._buffer:
             self._task = asyncio.ensure_future(self._flush())
 
     async def _flush(self) -> None:
