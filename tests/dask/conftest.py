@@ -1,22 +1,14 @@
-"""Clusters on this machine: of Dask's own making, and of its two commands."""
+"""The fixtures of the tests that need a cluster."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers import TESTS, wait_until
-
-HERE = Path(__file__).parent
+from clusters import HERE, Commands, local_cluster, wait_for_workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,18 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
-
-
-@contextlib.contextmanager
-def local_cluster(workers: int, threads: int = 1, **options: Any) -> Generator[Any, None, None]:
-    """A cluster of worker processes with nannies, and its client."""
-    from distributed import Client, LocalCluster  # noqa: PLC0415 - it may not be installed
-
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0", **options) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -55,64 +35,6 @@ def pool(client: Any) -> Iterator[Any]:
         yield made
 
 
-def wait_for_workers(client: Any, count: int) -> None:
-    """Wait until there are so many workers: a nanny starts another one for each that was killed."""
-    wait_until(lambda: len(client.nthreads()) == count)
-
-
-class Commands:
-    """A cluster of ``dask scheduler`` and ``dask worker`` processes.
-
-    Args:
-        directory: Where they leave their files.
-        environment: Variables for the scheduler.
-    """
-
-    def __init__(self, directory: Path, environment: dict[str, str] | None = None) -> None:
-        self._directory = directory
-        self._processes: list[subprocess.Popen[bytes]] = []
-        file = directory / "scheduler.json"
-        self.scheduler = self._start(
-            "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={file}", env=environment
-        )
-        self.file = file
-        wait_until(file.exists)
-
-    def worker(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start a worker with one thread, under a nanny unless *options* say otherwise; return that."""
-        return self._start(
-            "worker",
-            f"--scheduler-file={self.file}",
-            "--nthreads=1",
-            "--no-dashboard",
-            "--memory-limit=0",
-            f"--local-directory={self._directory}",
-            *options,
-        )
-
-    def _start(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join(map(str, (TESTS, HERE)))
-        log = (self._directory / f"{len(self._processes)}.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dask", *command],
-            env={**os.environ, "PYTHONPATH": path, **(env or {})},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        log.close()
-        self._processes.append(process)
-        return process
-
-    def end(self) -> None:
-        """End all of it, at once."""
-        for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGCONT)
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 @pytest.fixture
 def commands(tmp_path: Path) -> Iterator[Callable[..., Commands]]:
     """Starts clusters by Dask's commands, and ends them."""
@@ -127,7 +49,3 @@ def commands(tmp_path: Path) -> Iterator[Callable[..., Commands]]:
     yield start
     for each in made:
         each.end()
-
-
-def seconds_since(start: float) -> float:
-    return time.monotonic() - start
