@@ -19,9 +19,12 @@ HERE = Path(__file__).parent
 @contextlib.contextmanager
 def local_cluster(workers: int, threads: int = 1, **options: Any) -> Generator[Any, None, None]:
     """A cluster of worker processes with nannies, and its client."""
-    from distributed import Client, LocalCluster  # noqa: PLC0415 - it may not be installed
+    import dask  # noqa: PLC0415 - it may not be installed
+    from distributed import Client, LocalCluster  # noqa: PLC0415 - the same
 
     with (
+        # Dask's cluster would end a nanny whose worker is being restarted 15 s after it was killed before.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
         LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0", **options) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from distributed.core import rpc
@@ -46,7 +47,8 @@ class ConfirmDeathPlugin(NannyPlugin):
             """End the worker process *pid* if it has not ended; return its exit code, if it is known."""
             process = is_there(pid)
             if process is not None:
-                await process.kill()
+                with suppress(ValueError):  # the nanny is done with it
+                    await process.kill()
                 while is_there(pid) is not None:  # the nanny has not taken it in
                     await asyncio.sleep(_POLL_INTERVAL)
             return codes[-1] if codes else None

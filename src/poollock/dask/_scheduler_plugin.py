@@ -124,7 +124,7 @@ class LockPlugin(SchedulerPlugin):
         if member.nanny:
             try:
                 return True, await confirm_death(member.nanny, member.pid, self._scheduler.connection_args)
-            except (OSError, asyncio.TimeoutError) as reason:
+            except Exception as reason:  # noqa: BLE001 - the nanny's own errors come here, too
                 logger.warning("The nanny of %s does not answer: %r", member, reason)
                 # A worker ends with its nanny.  If neither is there, as their host says, both are dead.
                 return is_refusal(reason) and was_closed(error), None
