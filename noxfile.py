@@ -64,7 +64,7 @@ def packages(session: nox.Session) -> None:
 @nox.session
 def suite(session: nox.Session) -> None:
     """Run all tests, the slow ones too."""
-    session.install("-e", ".[test]")
+    session.install("-e", ".[test,dask]")
     session.run("python", "-m", "pytest", "-m", "", *session.posargs)
 
 

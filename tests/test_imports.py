@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "_manager": {"_backend", "_errors", "_locks"},
     "_supervisor": {"_backend", "_errors", "_broken", "_locks", "_worker"},
     "_pool": {"_backend", "_errors", "_broken", "_locks", "_worker", "_supervisor"},
+    "dask": {"_backend", "_errors", "_broken", "_locks", "_worker", "_supervisor", "_pool"},
     "_factories": {"_backend", "_errors", "_broken", "_locks", "_worker", "_supervisor", "_pool", "_manager"},
 }
 TREES = {

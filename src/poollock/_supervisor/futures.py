@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -21,9 +22,11 @@ class CallRunner(Protocol):
 
     pending: PendingJobs
 
+    @abstractmethod
     def has_begun(self, job: Job, /) -> bool:
         """Return whether a worker has begun the call."""
 
+    @abstractmethod
     def withdraw(self, job: Job, /) -> bool:
         """See to it that no worker begins the call; return False if one has."""
 

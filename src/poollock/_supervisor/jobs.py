@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -234,30 +235,39 @@ class JobRunner(Protocol):
     pending: PendingJobs
 
     @property
+    @abstractmethod
     def belongs_to_this_process(self) -> bool:
         """Whether its threads are, or were, in this process: none outlives a fork."""
 
     @property
+    @abstractmethod
     def in_callback(self) -> bool:
         """Whether the running thread is one that calls a callback."""
 
+    @abstractmethod
     def submit(self, job: Job, pool: object) -> None:
         """Have *job* run; until it is done, keep *pool* alive, whose end would end this."""
 
+    @abstractmethod
     def submit_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwds: Any, pool: object) -> Any:
         """Have one call run; return its ``concurrent.futures.Future``."""
 
+    @abstractmethod
     def request_start(self) -> None:
         """Start workers that are missing."""
 
+    @abstractmethod
     def lock_waits(self) -> list[LockWait]:
         """Return the waits of tasks for locks that have lasted for a second."""
 
+    @abstractmethod
     def close(self) -> None:
         """End once all jobs are done."""
 
+    @abstractmethod
     def terminate(self) -> None:
         """End at once, without waiting for that."""
 
+    @abstractmethod
     def join(self) -> None:
         """Wait for the end."""

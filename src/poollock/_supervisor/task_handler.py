@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,6 +27,7 @@ _TURN = 64  # tasks that are taken from a job before it is another one's turn
 class TaskSink(Protocol):
     """Who gets the tasks: a ``Dispatcher``."""
 
+    @abstractmethod
     def put(self, task: Task, /) -> object:
         """Take in a task, whose payload is there."""
 
@@ -33,6 +35,7 @@ class TaskSink(Protocol):
 class ResultsThread(Protocol):
     """How the thread is reached that sets results: a ``Wakeup``."""
 
+    @abstractmethod
     def call_soon_threadsafe(self, call: Callable[[], object], /) -> object:
         """Have *call* called by that thread."""
 

@@ -40,10 +40,11 @@ class DaskWorkerDiedError(WorkerDiedError):
         self.worker = pid.worker
         self.result_lost = result_lost
         if result_lost:
-            self.args = (
-                f"the result of {task} was lost: it was too large to be sent at once, and worker process {pid} ended "
-                "before it was fetched. The task has run, and is not run again",
+            message = (
+                f"the result of {task} was lost: it was too large to be sent at once, and worker process "
+                f"{pid} ended before it was fetched. The task has run, and is not run again"
             )
+            self.args = (message,)
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:

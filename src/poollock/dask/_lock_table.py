@@ -70,17 +70,25 @@ class Request:
     Args:
         peer: The process.
         number: The number that it gave the request.
-        owner: Which task or thread of it.
-        task: What a message calls the task; empty if it is a thread.
         lock: The lock.
+        owner: Which task or thread of the process.
+        task: What a message calls the task; empty if it is a thread.
         since: When the request came.
         is_timed: Whether it waits for some time at most.
     """
 
     __slots__ = ("granted", "is_timed", "lock", "number", "owner", "peer", "since", "task")
 
-    def __init__(  # noqa: PLR0917 - one call, with all of them
-        self, peer: Peer, number: int, owner: str, task: str, lock: LockState, since: float, is_timed: bool
+    def __init__(
+        self,
+        peer: Peer,
+        number: int,
+        lock: LockState,
+        *,
+        owner: str,
+        task: str,
+        since: float,
+        is_timed: bool,
     ) -> None:
         self.peer = peer
         self.number = number
@@ -148,8 +156,17 @@ class LockTable:
     def __init__(self) -> None:
         self.locks: dict[str, LockState] = {}
 
-    def acquire(  # noqa: PLR0917 - as above
-        self, peer: Peer, number: int, name: str, permits: int, owner: str, task: str, now: float, timeout: float | None
+    def acquire(
+        self,
+        peer: Peer,
+        number: int,
+        name: str,
+        *,
+        permits: int,
+        owner: str,
+        task: str,
+        now: float,
+        timeout: float | None,
     ) -> bool | None:
         """Have *peer* ask for a lock.
 
@@ -169,7 +186,8 @@ class LockTable:
         lock = self.locks.get(name)
         if lock is None:
             lock = self.locks[name] = LockState(name, permits)
-        request = Request(peer, number, owner, task, lock, now, timeout is not None)
+        is_timed = timeout is not None
+        request = Request(peer, number, lock, owner=owner, task=task, since=now, is_timed=is_timed)
         if len(lock.granted) < lock.permits and not lock.queue:
             self._grant(request)
             return True

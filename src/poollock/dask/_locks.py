@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, final
 
 from poollock._backend.describe import describe
 from poollock._errors import LockTimeoutError, PoolLockError
@@ -18,8 +18,6 @@ from poollock._typing import override
 from ._lock_table import Message
 from ._member import Holder
 from ._session import Session, session_of
-
-_Lock = TypeVar("_Lock", bound="ClusterLock")
 
 
 class RunningTask(NamedTuple):
@@ -57,8 +55,8 @@ class Grant:
 class ClusterLock(BaseLock):
     """A lock that lives in the scheduler of a Dask cluster; made by ``dask_locked_pool``.
 
-    It can be sent to any worker, in a task of the pool or of Dask's own.  Whoever has taken it must release it in
-    the same process.  When a process dies that has it, it is free and marked as soon as that is sure.
+    It can be sent to any worker, in a task of the pool or of Dask's own.  It is released in the process that
+    has taken it.  When that process dies, the lock is free and marked as soon as the death is sure.
     """
 
     __slots__ = ("_cluster", "_full_name", "_permits")
@@ -96,8 +94,8 @@ class ClusterLock(BaseLock):
         if answer["ok"] is None:
             holder = Holder(*answer["out_of_reach"])
             raise PoolLockError(
-                f"{self.description} is held by process {holder}, which is out of reach: nobody can tell whether it is "
-                f"alive. If you know that it is not, pool.free({self._name!r}) frees the lock"
+                f"{self.description} is held by process {holder}, which is out of reach: nobody can tell "
+                f"whether it is alive. If you know that it is not, pool.free({self._name!r}) frees the lock"
             )
         if answer["ok"]:
             try:
@@ -305,7 +303,9 @@ def make_lock(cluster: str, pool: str, name: str, like: BaseLock | None) -> Clus
         return like
     if isinstance(like, Semaphore):
         if not like.value:
-            raise ValueError(f"locks[{name!r}] is a semaphore of 0 places, which nobody could take on a cluster")
+            raise ValueError(
+                f"locks[{name!r}] is a semaphore of 0 places, which nobody could take on a cluster"
+            )
         return DaskSemaphore(cluster, pool, name, like.value)
     if isinstance(like, RLock):
         return DaskRLock(cluster, pool, name)

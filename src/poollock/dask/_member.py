@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Of the messages between a process and the scheduler. A plugin stays there for as long as the scheduler runs,
 # so one of another version may answer.
@@ -40,7 +43,7 @@ class Holder(int):
     worker: str
     task: str
 
-    def __new__(cls, pid: int, host: str, worker: str = "", task: str = "") -> Holder:
+    def __new__(cls, pid: int, host: str, worker: str = "", task: str = "") -> Self:
         """Return the process *pid* of *host*."""
         self = super().__new__(cls, pid)
         self.host = host

@@ -8,9 +8,9 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from distributed.core import rpc
 from distributed.diagnostics.plugin import NannyPlugin
 
+from ._dask import rpc
 from ._wire import error_number
 
 TIMEOUT = 5.0  # seconds for a nanny to answer
@@ -29,7 +29,7 @@ class ConfirmDeathPlugin(NannyPlugin):
         codes: deque[int] = deque(maxlen=_EXIT_CODES)
 
         async def listen() -> None:
-            while nanny.process is None:  # a nanny that has just been started
+            while nanny.process is None:  # noqa: ASYNC110 - a nanny that has just been started tells nobody
                 await asyncio.sleep(_POLL_INTERVAL)
             process, on_exit = nanny.process, nanny.process.on_exit
 
@@ -49,7 +49,7 @@ class ConfirmDeathPlugin(NannyPlugin):
             if process is not None:
                 with suppress(ValueError):  # the nanny is done with it
                     await process.kill()
-                while is_there(pid) is not None:  # the nanny has not taken it in
+                while is_there(pid) is not None:  # noqa: ASYNC110 - until the nanny has taken it in, which it tells nobody
                     await asyncio.sleep(_POLL_INTERVAL)
             return codes[-1] if codes else None
 
@@ -73,7 +73,7 @@ async def confirm_death(nanny: str, pid: int, connection_args: dict[str, Any]) -
         asyncio.TimeoutError: The same.
     """
     await _knock(nanny)
-    remote: Any = rpc(nanny, timeout=TIMEOUT, connection_args=connection_args)
+    remote = rpc(nanny, timeout=TIMEOUT, connection_args=connection_args)
     async with remote:
         code: int | None = await asyncio.wait_for(remote.poollock_confirm_death(pid=pid), TIMEOUT)
         return code

@@ -7,34 +7,34 @@ import multiprocessing.pool
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
-from multiprocessing.pool import IMapIterator
+from multiprocessing.pool import IMapIterator, MapResult
 from multiprocessing.util import Finalize
 from typing import Any
 from weakref import ref
 
-from distributed import Client, get_client
-
 from poollock._locks.base import BaseLock
 from poollock._pool.arguments import check_chunksize, check_locks
 from poollock._pool.pool import LockedPool, LockNames, _finalize
+from poollock._supervisor import results
 from poollock._supervisor.jobs import is_at_hand
-from poollock._supervisor.results import ResultIterator
 from poollock._typing import override
 
+from ._dask import Client, get_client
 from ._locks import ClusterLock, make_lock
 from ._nanny_plugin import ConfirmDeathPlugin
 from ._scheduler_plugin import LockPlugin
 from ._session import client_session
 from ._supervisor import ClusterSupervisor
 
-_BUFFER = 1000  # tasks of an imap that are out, at most, if the iterable may be endless and no buffersize is given
+# How many tasks of an imap are out, at most, if the iterable may be endless and there is no buffersize.
+_BUFFER = 1000
 
 
 class DaskLockedPool(LockedPool):
     """A ``LockedPool`` whose tasks run on a Dask cluster, and whose locks live in its scheduler.
 
-    Its arguments are those of :func:`dask_locked_pool`.  Where a method raises or gives an error, it is one of
-    those of ``LockedPool``; a ``WorkerDiedError`` is a ``DaskWorkerDiedError``.
+    Its arguments are those of :func:`dask_locked_pool`.  Where a method raises or gives an error, it is one
+    of those of ``LockedPool``; a ``WorkerDiedError`` is a ``DaskWorkerDiedError``.
     """
 
     __module__ = "poollock.dask"
@@ -76,11 +76,6 @@ class DaskLockedPool(LockedPool):
         return client
 
     @property
-    def _processes(self) -> int:
-        """How many tasks run at once, which a chunksize is made of."""
-        return sum(self._client.nthreads().values()) or 1
-
-    @property
     def client(self) -> Any:
         """The Dask client that the pool uses."""
         return self._client
@@ -88,9 +83,9 @@ class DaskLockedPool(LockedPool):
     def free(self, name: str = "lock") -> bool:
         """Free a lock whose holder is out of reach, because you know that it is dead.
 
-        Nobody can tell whether a worker is alive if its host is silent, and its nanny does not answer either; then
-        its locks stay taken, and whoever waits for one gets a ``PoolLockError``.  If the holder is alive after
-        all, two will have the lock.
+        Nobody can tell whether a worker is alive if its host is silent, and its nanny does not answer either.
+        Then its locks stay taken, and whoever waits for one gets a ``PoolLockError``.  If the holder is alive
+        after all, two will have the lock.
 
         Args:
             name: The name of the lock.
@@ -103,9 +98,22 @@ class DaskLockedPool(LockedPool):
         return freed
 
     @override
+    def _map(
+        self,
+        how: int,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        result: results.MapResult,
+    ) -> MapResult[Any]:
+        if chunksize is None:  # it is made of how many tasks can run at once, which may change
+            self._processes = sum(self._client.nthreads().values()) or 1
+        return super()._map(how, func, iterable, chunksize, result)
+
+    @override
     def _imap(
         self,
-        iterator: type[ResultIterator],
+        iterator: type[results.ResultIterator],
         func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int | None,
@@ -135,7 +143,7 @@ class _ClientEnd:
 
 
 def _any_context() -> BaseContext:
-    """Return a context that all locks can be used with: what is given says only of which kind the pool's are."""
+    """Return a context that all locks can be used with: those given only say of which kind the pool's are."""
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("fork" if "fork" in methods else methods[0])
 
@@ -151,17 +159,19 @@ def dask_locked_pool(
     cluster's is: use the one in ``pool.locks``, not the one given.
 
     Args:
-        client: A ``distributed.Client``, a cluster, or the address of a scheduler; ``None`` is the current client.
+        client: A ``distributed.Client``, a cluster, or the address of a scheduler; ``None`` is the current
+            client.
         locks: The names of the locks, each a plain lock; or a mapping of name to lock.
             Left out, there is one called ``lock``.
 
     Returns:
-        The pool.  As a context manager it is terminated at the end of the block: tasks that have not begun are
-        dropped; one that has begun goes on, and has its locks until it ends, because Dask cannot stop it.
+        The pool.  As a context manager it is terminated at the end of the block: tasks that have not begun
+        are dropped; one that has begun goes on, and has its locks until it ends, because Dask cannot stop it.
 
     Raises:
         TypeError: An argument is not of its kind.
-        ValueError: A name is no identifier or stands twice, there is no current client, or a semaphore has 0 places.
+        ValueError: A name is no identifier or stands twice, there is no current client, or a semaphore has
+            0 places.
         PoolLockError: The scheduler has another version of poollock, or none.
         OSError: There is no scheduler at that address.
     """

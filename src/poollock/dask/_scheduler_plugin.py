@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -44,7 +44,9 @@ class LockPlugin(SchedulerPlugin):
         self._tasks = TaskTable()
         self._peers: dict[str, Peer] = {}  # by their sessions
         self._unsure: dict[Peer, None] = {}  # connections that ended, and nobody could say why
-        self._parked: dict[str, list[tuple[Peer, Message]]] = {}  # tasks whose job is not here yet, by session
+        self._parked: dict[
+            str, list[tuple[Peer, Message]]
+        ] = {}  # tasks whose job is not here yet, by session
         self._background: set[asyncio.Task[None]] = set()
         self._checking = False
         scheduler.handlers["poollock"] = self.attend
@@ -96,7 +98,9 @@ class LockPlugin(SchedulerPlugin):
     def _take_in(self, peer: Peer, op: str, message: Message) -> None:
         try:
             getattr(self, f"_on_{op}")(peer, **message)
-        except Exception as error:  # no such error is known; it must not cost the connection, which is the process
+        except (
+            Exception
+        ) as error:  # no such error is known; it must not cost the connection, which is the process
             logger.exception("poollock met an error that it should not meet, with %r of %s", op, peer.member)
             if "number" in message:
                 peer.send({"re": message["number"], "failed": repr(error)})
@@ -112,7 +116,9 @@ class LockPlugin(SchedulerPlugin):
                 break
             if peer not in self._unsure:
                 self._unsure[peer] = None
-                logger.error("Whether %s has ended, nobody can say; what it has of locks it keeps", peer.member)
+                logger.error(
+                    "Whether %s has ended, nobody can say; what it has of locks it keeps", peer.member
+                )
                 for request in self._waiting_for(peer):
                     self._locks.withdraw(request.peer, request.number)
                     request.peer.send({"re": request.number, "ok": None, "out_of_reach": _holder_of(peer)})
@@ -144,7 +150,14 @@ class LockPlugin(SchedulerPlugin):
             owner = self._tasks.end(peer, job, index)
             if owner is not None:
                 names = held.get((peer.member.session, task_owner(job, index)), [])
-                died = {"op": "died", "job": job, "index": index, "member": peer.member, "code": code, "locks": names}
+                died = {
+                    "op": "died",
+                    "job": job,
+                    "index": index,
+                    "member": peer.member,
+                    "code": code,
+                    "locks": names,
+                }
                 owner.send(died)
         self._tasks.leave(peer)
         for waiting, message in self._parked.pop(peer.member.session, []):
@@ -167,9 +180,19 @@ class LockPlugin(SchedulerPlugin):
     # The locks.
 
     def _on_acquire(
-        self, peer: Peer, number: int, name: str, permits: int, timeout: float | None, owner: str, task: str
+        self,
+        peer: Peer,
+        *,
+        number: int,
+        name: str,
+        permits: int,
+        timeout: float | None,
+        owner: str,
+        task: str,
     ) -> None:
-        got = self._locks.acquire(peer, number, name, permits, owner, task, monotonic(), timeout)
+        got = self._locks.acquire(
+            peer, number, name, permits=permits, owner=owner, task=task, now=monotonic(), timeout=timeout
+        )
         if got is not None:
             peer.send({"re": number, "ok": got, **({} if got else self._locks.describe(name))})
             return
@@ -201,7 +224,9 @@ class LockPlugin(SchedulerPlugin):
     def _on_waits(self, peer: Peer, number: int, pool: str) -> None:
         now = monotonic()
         waiting = self._locks.waiting(now - PATIENCE)
-        waits = [_describe_wait(request, now) for request in waiting if request.lock.name.startswith(f"{pool}/")]
+        waits = [
+            _describe_wait(request, now) for request in waiting if request.lock.name.startswith(f"{pool}/")
+        ]
         peer.send({"re": number, "waits": waits})
 
     # Deadlocks.  The tables change only by what arrives here, so a ring in them is one.
@@ -231,7 +256,9 @@ class LockPlugin(SchedulerPlugin):
             state = self._tasks.jobs.get(job)
             begun = state.begun if state is not None else {}
             awaited[peer.member.session, thread] = frozenset(
-                (runner.member.session, task_owner(job, index)) for index, runner in begun.items() if runner is not None
+                (runner.member.session, task_owner(job, index))
+                for index, runner in begun.items()
+                if runner is not None
             )
         self._tell_victim(awaited)
 
@@ -243,7 +270,9 @@ class LockPlugin(SchedulerPlugin):
         waits = [_describe_wait(request, now) for request in (found.victim, *found.others)]
         victim = found.victim
         self._locks.withdraw(victim.peer, victim.number)
-        victim.peer.send({"re": victim.number, "ok": None, "deadlock": waits, "client": next(iter(found.clients), 0)})
+        victim.peer.send(
+            {"re": victim.number, "ok": None, "deadlock": waits, "client": next(iter(found.clients), 0)}
+        )
 
     # The tasks.
 
@@ -257,7 +286,7 @@ class LockPlugin(SchedulerPlugin):
         self._tasks.jobs.pop(job, None)
 
     def _on_begin(
-        self, peer: Peer, number: int, client: str, job: str, index: int, task: str, knows_function: bool
+        self, peer: Peer, *, number: int, client: str, job: str, index: int, task: str, knows_function: bool
     ) -> None:
         owner = self._peers.get(client)
         if owner is not None and job not in self._tasks.jobs and self._tasks.is_expected(job, owner):
@@ -278,7 +307,7 @@ class LockPlugin(SchedulerPlugin):
             self._tasks.forget(job, index)
 
     def _on_end_large(self, peer: Peer, number: int, job: str, index: int, worker: str) -> None:
-        """Say whether Dask is to keep the outcome of a task, which it does if it has not given the worker up."""
+        """Say whether Dask is to keep the outcome of a task: not if it has given the worker up."""
         task = self._scheduler.tasks.get((job, index))
         keep = task is not None and task.processing_on is not None and task.processing_on.address == worker
         if keep:
@@ -304,22 +333,28 @@ class LockPlugin(SchedulerPlugin):
             args: What else Dask says.
             kwargs: The same.
         """
-        state = self._tasks.jobs.get(key[0]) if isinstance(key, tuple) and len(key) == 2 else None  # noqa: PLR2004
-        if state is None:
+        if not _is_pair(key):  # ours are, of a job's name and which of its tasks it is
             return
         job, index = key
+        state = self._tasks.jobs.get(job)
+        if state is None:
+            return
         if index in state.begun:
             if finish == "forgotten":
                 self._tasks.forget(job, index)
         elif finish == "processing":
             task = self._scheduler.tasks.get(key)
             if task is not None:
-                # Dask gives a task up whose workers have died a few times.  If it had not begun, that was not its fault.
+                # Dask gives a task up whose workers died a few times, though it had not begun in any of them.
                 task.suspicious = -1
         elif finish == "erred":
             state.owner.send({"op": "look", "job": job, "index": index, "member": None})
         elif finish == "forgotten":
             state.owner.send({"op": "cancelled", "job": job, "index": index})
+
+
+def _is_pair(key: Any) -> bool:
+    return isinstance(key, tuple) and len(cast("tuple[Any, ...]", key)) == 2  # noqa: PLR2004 - that is a pair
 
 
 def _holder_of(peer: Peer) -> tuple[int, str, str, str]:

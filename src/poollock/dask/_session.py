@@ -10,15 +10,15 @@ import sys
 import threading
 import uuid
 import weakref
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distributed import Client, get_client, get_worker
-from distributed.comm import connect
-
+from poollock._backend.describe import describe, show_error
 from poollock._errors import DeadlockError, LockWait, PoolLockError
 
+from ._dask import connect, get_client, get_worker
 from ._lock_table import Message
 from ._member import PROTOCOL, Holder, Member
 from ._task_table import job_name
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ._locks import Grant
 
 _CONNECT_TIMEOUT = 30.0  # seconds
-_KEPT_FUNCTIONS = 16  # how many jobs' functions a worker keeps
 _LOST_CONNECTION = 70  # the exit code of a worker that ends itself
 
 # The sessions of this process, by the id of the cluster, and by the scheduler's address.
@@ -40,14 +39,17 @@ _opening = threading.RLock()
 class Route(Protocol):
     """A pool's side of a session: where the messages for its jobs go."""
 
+    @abstractmethod
     def receive(self, message: Message, /) -> object:
         """Take in a message about a task.  The event loop's thread calls this."""
 
+    @abstractmethod
     def connection_lost(self, reason: str, /) -> object:
         """Take in that no more messages will come.  The event loop's thread calls this."""
 
+    @abstractmethod
     def awaited_jobs(self, threads: list[str], /) -> Mapping[str, str]:
-        """Return for which job's results each of *threads* waits, if it does.  The event loop's thread calls this."""
+        """Return for which job's results each of *threads* waits, if it does; called as the others are."""
 
 
 class _Reply:
@@ -114,17 +116,21 @@ class Session:
         self._comm: Any = await connect(self._address, **self._connection_args)
         self._comm.name = "poollock"
         await self._comm.write({"op": "poollock", "member": tuple(self.member), "protocol": PROTOCOL})
-        answer = await self._comm.read()
-        if not isinstance(answer, (list, tuple)):
+        answer: Any = await self._comm.read()
+        if isinstance(answer, dict) or not answer:
             self._comm.abort()
-            raise PoolLockError(f"the scheduler at {self._address} knows nothing of poollock's locks: {answer!r:.200}")
+            raise PoolLockError(
+                f"the scheduler at {self._address} has no plugin of poollock: {answer!r:.200}"
+            )
         if answer[0]["protocol"] != PROTOCOL:
             self._comm.abort()
             raise PoolLockError(
-                f"the scheduler at {self._address} speaks version {answer[0]['protocol']} of poollock's messages, and "
-                f"this process version {PROTOCOL}: install the same poollock everywhere, then restart the scheduler"
+                f"the scheduler at {self._address} speaks version {answer[0]['protocol']} of poollock's "
+                f"messages, and {describe()} version {PROTOCOL}: install the same poollock everywhere, then "
+                "restart the scheduler"
             )
-        self.cluster = answer[0]["cluster"]
+        cluster: str = answer[0]["cluster"]
+        self.cluster = cluster
         self._sender = Sender(self._comm)
         self._reader = asyncio.ensure_future(self._read())
 
@@ -139,18 +145,21 @@ class Session:
         self._sender.stop()
         if self.member.worker and not self.member.nanny and self.running and not self._closing:
             self._end_this_worker()
-        self.lost = f"the connection to the scheduler at {self._address} has ended ({type(reason).__name__}: {reason})"
+        self.lost = f"the connection to the scheduler at {self._address} has ended ({show_error(reason)})"
         for reply in list(self._replies.values()):
             reply.set({"lost": True})
         for route in set(self._routes.values()):
             route.connection_lost(self.lost)
 
     def _end_this_worker(self) -> None:
-        """End this process: the scheduler takes it for dead, and there is no nanny that would make sure of that."""
+        """End this process: the scheduler takes it for dead, and no nanny will make sure of that."""
         if sys.is_finalizing():
             return
         with suppress(OSError):
-            os.write(2, b"poollock: this worker lost its connection to the scheduler while it ran a task; it ends\n")
+            os.write(
+                2,
+                b"poollock: this worker lost its connection to the scheduler in a task; it ends\n",
+            )
         os._exit(_LOST_CONNECTION)
 
     def _receive(self, message: Message) -> None:
@@ -250,12 +259,14 @@ class Session:
         """Raise if the running thread is the one that carries the connection: it would wait for itself."""
         if self._pid != os.getpid():
             raise PoolLockError(
-                f"process {os.getpid()} was forked from {self._pid}, whose connection to the Dask scheduler it "
-                "cannot use: take the lock in a task, or in the process that made the client"
+                f"{describe()} was forked from process {self._pid}, whose connection to the Dask scheduler "
+                "it cannot use: take the lock in a task, or in the process that made the client"
             )
         with suppress(RuntimeError):
             if asyncio.get_running_loop() is self._loop:
-                raise PoolLockError("a coroutine in Dask's own event loop cannot wait for a lock: use a thread")
+                raise PoolLockError(
+                    "a coroutine in Dask's own event loop cannot wait for a lock: use a thread"
+                )
 
     def close(self) -> None:
         """End the connection; what this process has of locks becomes free."""
@@ -279,7 +290,9 @@ class Session:
 
 def _wait_of(wait: Message) -> LockWait:
     holders = tuple(Holder(*holder) for holder in wait["holders"])
-    return LockWait(wait["task"], Holder(*wait["process"]), f"lock {wait['lock']!r}", holders, wait["seconds"])
+    return LockWait(
+        wait["task"], Holder(*wait["process"]), f"lock {wait['lock']!r}", holders, wait["seconds"]
+    )
 
 
 def waits_of(answer: Message) -> list[LockWait]:
@@ -287,10 +300,9 @@ def waits_of(answer: Message) -> list[LockWait]:
     return sorted(map(_wait_of, answer["waits"]), key=lambda wait: -wait.seconds)
 
 
-def client_session(client: Client) -> Session:
+def client_session(client: Any) -> Session:
     """Return the session of this process, through *client*."""
-    node: Any = client
-    return _session(node, node.scheduler.address, node.security.get_connection_args("client"), "", "")
+    return _session(client, client.scheduler.address, client.security.get_connection_args("client"), "", "")
 
 
 def session_here() -> Session:
@@ -300,7 +312,7 @@ def session_here() -> Session:
         PoolLockError: There is neither.
     """
     try:
-        worker: Any = get_worker()
+        worker = get_worker()
     except ValueError:
         pass
     else:
@@ -309,7 +321,9 @@ def session_here() -> Session:
     try:
         return client_session(get_client())
     except ValueError:
-        raise PoolLockError("a lock of a Dask pool is used where there is neither a worker nor a client") from None
+        raise PoolLockError(
+            "a lock of a Dask pool is used where there is neither a worker nor a client"
+        ) from None
 
 
 def session_of(cluster: str) -> Session:
@@ -322,7 +336,9 @@ def session_of(cluster: str) -> Session:
     if session is None or session.lost:
         session = session_here()
         if session.cluster != cluster:
-            raise PoolLockError("this lock belongs to a pool of another cluster, or of a scheduler that has ended")
+            raise PoolLockError(
+                "this lock belongs to a pool of another cluster, or of a scheduler that has ended"
+            )
     return session
 
 

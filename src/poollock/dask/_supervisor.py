@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-import cloudpickle
-from distributed import Client, Future
-
 from poollock._backend.describe import show_error
 from poollock._errors import LockWait, PoolLockError
 from poollock._locks.base import BaseLock
@@ -25,6 +22,7 @@ from poollock._worker.outcome_pickling import load_outcome
 from poollock._worker.pickling_errors import explain_pickling_error
 from poollock._worker.task_pickling import CALL
 
+from ._dask import dump
 from ._errors import DaskWorkerDiedError
 from ._lock_table import Message
 from ._member import Holder, Member
@@ -52,8 +50,8 @@ class _Running(NamedTuple):
 class ClusterSupervisor:
     """Has the jobs of a pool run on a Dask cluster.
 
-    Three threads: one takes the tasks out of the jobs and pickles them, one gives them to Dask, and one takes in
-    what comes of them: it alone sets results.  None of them is Dask's, because what users define runs in them.
+    Three threads: one takes the tasks out of the jobs and pickles them, one gives them to Dask, and one takes
+    in what comes of them: it alone sets results.  None is Dask's own, because what users define runs in them.
 
     Args:
         client: The client of the cluster.
@@ -67,11 +65,16 @@ class ClusterSupervisor:
     """
 
     def __init__(
-        self, client: Client, session: Session, pool: str, locks: Mapping[str, BaseLock], end: Callable[[], object]
+        self,
+        client: Any,
+        session: Session,
+        pool: str,
+        locks: Mapping[str, BaseLock],
+        end: Callable[[], object],
     ) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.pending = PendingJobs(self._wake)
-        self._client: Any = client
+        self._client = client
         self._session = session
         self._pool = pool
         self._locks = locks
@@ -85,7 +88,7 @@ class ClusterSupervisor:
         self._terminating = False
         self._is_over = False
         self._task_handler = TaskHandler(
-            self._outgoing, self.pending, self, dump_task=dump_arguments, dump=cloudpickle.dumps
+            self._outgoing, self.pending, self, dump_task=dump_arguments, dump=dump
         )
         self._results = _make_thread(self._run, "results")
         self._threads = [
@@ -117,7 +120,7 @@ class ClusterSupervisor:
         except PoolLockError as error:
             self.call_soon_threadsafe(partial(self.pending.fail, job, broken_pool(str(error))))
         except Exception as error:  # noqa: BLE001 - whatever pickling raises is the job's error
-            explained = explain_pickling_error(error, job.func, [], job.function_name, cloudpickle.dumps)
+            explained = explain_pickling_error(error, job.func, [], job.function_name, dump)
             self.call_soon_threadsafe(partial(self.pending.fail, job, explained))
         else:
             self._jobs[job] = _Running(name, set())
@@ -125,7 +128,9 @@ class ClusterSupervisor:
         if self._is_over:  # while this was added: nobody would take notice
             self.pending.fail_all_now(pool_ended)
 
-    def submit_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwds: Any, pool: object) -> PoolFuture:
+    def submit_call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwds: Any, pool: object
+    ) -> PoolFuture:
         """Have one call run; return its ``concurrent.futures.Future``."""
         future = PoolFuture(self)
         job = Job(CALL, func, [args], FutureResult(future), kwds=kwds)
@@ -159,7 +164,7 @@ class ClusterSupervisor:
         self._wake()
 
     def terminate(self) -> None:
-        """Have no more tasks begin; whoever waits gets an error.  What has begun goes on: Dask cannot end it."""
+        """Have no more tasks begin; whoever waits gets an error.  What has begun goes on."""
         self._terminating = True
         self._wake()
 
@@ -217,7 +222,7 @@ class ClusterSupervisor:
             return
         self._tasks.update(tasks)
         try:
-            futures: list[Future[Any]] = self._client.map(
+            futures = self._client.map(
                 run_task,
                 [self._session.member.session] * len(tasks),
                 [job for job, _ in tasks],
@@ -340,7 +345,9 @@ class ClusterSupervisor:
             if member is not None:
                 where = Member(*member)
                 process = Holder(where.pid, where.host, where.worker)
-                lost = DaskWorkerDiedError(process, None, task.describe(), (), "", task.items, result_lost=True)
+                lost = DaskWorkerDiedError(
+                    process, None, task.describe(), (), "", task.items, result_lost=True
+                )
                 self._calls.put(partial(self._settle, key, success=False, value=lost))
             elif not isinstance(error, NotBegunError):
                 self._calls.put(partial(self._settle, key, success=False, value=error))

@@ -6,13 +6,12 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-import cloudpickle
-
 from poollock._locks.base import BaseLock
 from poollock._locks.registry import task_locks
 from poollock._worker.outcome_pickling import dump_error, dump_result
 from poollock._worker.task_pickling import call, unpickling_error
 
+from ._dask import dump, get_worker
 from ._locks import RunningTask, running_task
 from ._session import Session, session_here
 from ._task_table import task_owner
@@ -50,8 +49,11 @@ def run_task(client: str, job: str, index: int, description: str, payload: bytes
         try:
             outcome = _run(session, function, payload)
         except BaseException as error:  # noqa: BLE001 - no such error is known; whoever waits must get one
-            outcome = dump_error(error, [], cloudpickle.dumps)
-        if len(outcome) <= LARGE or not session.ask("end_large", job=job, index=index, worker=_worker_address())["ok"]:
+            outcome = dump_error(error, [], dump)
+        if (
+            len(outcome) <= LARGE
+            or not session.ask("end_large", job=job, index=index, worker=get_worker().address)["ok"]
+        ):
             session.tell("end", job=job, index=index, outcome=outcome)
             return None
         return outcome
@@ -79,7 +81,7 @@ def _begin(session: Session, client: str, job: str, index: int, description: str
 
 
 def _run(session: Session, function: bytes, payload: bytes) -> bytes:
-    """Run a task and return its outcome as bytes; no name here outlives it, as in a worker of a local pool."""
+    """Run a task and return its outcome as bytes; no name here outlives it, as in a local pool's worker."""
     token = None
     try:
         try:
@@ -90,11 +92,11 @@ def _run(session: Session, function: bytes, payload: bytes) -> bytes:
             raise unpickling_error(error) from error
         value = call(how, func, args, kwds)
     except BaseException as error:  # noqa: BLE001 - sys.exit() and the like fail the task, not the worker
-        return dump_error(error, _release_held(session), cloudpickle.dumps)
+        return dump_error(error, _release_held(session), dump)
     finally:
         if token is not None:
             task_locks.reset(token)
-    return dump_result(value, _release_held(session), cloudpickle.dumps)
+    return dump_result(value, _release_held(session), dump)
 
 
 def _release_held(session: Session) -> list[str]:
@@ -109,22 +111,13 @@ def _release_held(session: Session) -> list[str]:
     return names
 
 
-def _worker_address() -> str:
-    from distributed import get_worker  # noqa: PLC0415 - for large outcomes only
-
-    worker: Any = get_worker()
-    address: str = worker.address
-    return address
-
-
 def dump_function(func: Any, locks: Mapping[str, BaseLock]) -> bytes:
     """Return the function of a job as bytes, with the locks that ``current_lock()`` finds in it.
 
     Raises:
         Exception: What pickling raised.
     """
-    function: bytes = cloudpickle.dumps((func, dict(locks)))
-    return function
+    return dump((func, dict(locks)))
 
 
 def dump_arguments(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> bytes:
@@ -133,5 +126,4 @@ def dump_arguments(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str
     Raises:
         Exception: What pickling raised.
     """
-    arguments: bytes = cloudpickle.dumps((how, args, dict(kwds)))
-    return arguments
+    return dump((how, args, dict(kwds)))

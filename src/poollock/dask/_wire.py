@@ -8,7 +8,6 @@ from typing import Any
 
 from ._lock_table import Message
 
-
 _COALESCING_DELAY = 0.002  # seconds, as Dask's own streams have it
 
 

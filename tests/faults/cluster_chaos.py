@@ -1,6 +1,6 @@
 """Kill, retire, restart and cut off workers of a cluster at random, under tasks that all want the lock.
 
-    python tests/dask/cluster_chaos.py [--seconds 60] [--workers 4] [--threads 2] [--seed 1]
+    python tests/faults/cluster_chaos.py [--seconds 60] [--workers 4] [--threads 2] [--seed 1]
 
 Ends with an error if two tasks are inside at once, an increment is lost, a task begins twice, a task has no
 outcome or two, or all of it hangs.  Prints what it did.
@@ -25,7 +25,6 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from clusters import cut_connection, cut_stream, local_cluster  # noqa: E402 - found by the path above
-
 from poollock import BaseLock, PoolLockError  # noqa: E402 - the same
 from poollock.dask import DaskWorkerDiedError, dask_locked_pool  # noqa: E402 - the same
 
@@ -34,18 +33,22 @@ EVENTS = ["kill"] * 12 + ["cut the stream", "cut the connection", "retire", "res
 
 def increment(lock: BaseLock, directory: str, number: int) -> int:
     """Count inside the lock, with two detectors: a mark that nobody else may find, and the count itself."""
-    begun = os.open(f"{directory}/begun-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)  # raises if it begins twice
+    begun = os.open(
+        f"{directory}/begun-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    )  # raises if it begins twice
     os.close(begun)
     with lock:
         if lock.abandoned:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{directory}/inside")
             lock.mark_consistent()
-        mark = os.open(f"{directory}/inside", os.O_CREAT | os.O_EXCL | os.O_WRONLY)  # raises if somebody is inside
+        mark = os.open(
+            f"{directory}/inside", os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        )  # raises if somebody is inside
         os.close(mark)
         with open(f"{directory}/count", "r+b", buffering=0) as file:
             count = int(file.read() or b"0")
-            time.sleep(random.random() * 0.002)  # noqa: S311 - let the others try
+            time.sleep(random.random() * 0.002)
             file.seek(0)
             file.write(b"%d" % (count + 1))
         os.unlink(f"{directory}/inside")
@@ -73,7 +76,7 @@ class Troublemaker(threading.Thread):
         self.done: collections.Counter[str] = collections.Counter()
         self.stopped = threading.Event()
         self._client = client
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(seed)
         self._every = every
         self._workers = workers
 
@@ -155,7 +158,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--every", type=float, default=0.2, help="seconds between two events, on average")
-    parser.add_argument("--seed", type=int, default=random.randrange(1000))  # noqa: S311 - no secret
+    parser.add_argument("--seed", type=int, default=random.randrange(1000))
     options = parser.parse_args()
     faulthandler.dump_traceback_later(120 + options.seconds, exit=True)
     begun = time.monotonic()

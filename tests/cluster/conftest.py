@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clusters import HERE, Commands, local_cluster, wait_for_workers
+if TYPE_CHECKING:
+    from clusters import Commands
+
+# What needs Dask is imported when it is wanted: the tests are skipped where that is not installed.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the tests of this folder the time that it takes to start and end a cluster on a busy machine."""
     for item in items:
-        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """A client of a cluster of two processes with two threads each."""
+    from clusters import local_cluster  # noqa: PLC0415 - see above
+
     with local_cluster(2, 2) as made:
         yield made
 
@@ -28,6 +33,7 @@ def client() -> Iterator[Any]:
 @pytest.fixture
 def pool(client: Any) -> Iterator[Any]:
     """A pool with one lock on the cluster of the module."""
+    from clusters import wait_for_workers  # noqa: PLC0415 - see above
     from poollock.dask import dask_locked_pool  # noqa: PLC0415 - see above
 
     wait_for_workers(client, 2)
@@ -38,6 +44,8 @@ def pool(client: Any) -> Iterator[Any]:
 @pytest.fixture
 def commands(tmp_path: Path) -> Iterator[Callable[..., Commands]]:
     """Starts clusters by Dask's commands, and ends them."""
+    from clusters import Commands  # noqa: PLC0415 - see above
+
     made: list[Commands] = []
 
     def start(environment: dict[str, str] | None = None) -> Commands:

