@@ -105,7 +105,7 @@ def windows(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Run the documentation's programs, with the packages that they need, and build it."""
-    session.install("-e", ".[docs,test,bench,examples]")
+    session.install("-e", ".[docs,test,bench,examples,dask]")
     session.run("python", "-m", "pytest", "tests/docs/test_docs.py")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
 

@@ -1,0 +1,116 @@
+"""What locks and tasks cost on a Dask cluster, beside Dask's own.
+
+    python benchmarks/cluster.py [--rounds 9] [--workers 4]
+
+A cluster of processes on this machine, one thread each.  In each round all of them take turns, so that a busy
+machine slows all alike; the ratio is the median of the rounds' ratios, with the least and the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import distributed
+
+from figures import machine
+from poollock import BaseLock
+from poollock.dask import DaskLockedPool, dask_locked_pool
+
+CYCLES = 200  # of a lock, at a time
+ITEMS = 1000
+
+Lock: Any = distributed.Lock
+Round = Callable[[], float]
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def cycle(lock: Any, cycles: int) -> float:
+    """The seconds of one `with lock: pass`."""
+    start = time.perf_counter()
+    for _ in range(cycles):
+        with lock:
+            pass
+    return (time.perf_counter() - start) / cycles
+
+
+def use_ours(lock: BaseLock, cycles: int) -> float:
+    return cycle(lock, cycles)
+
+
+def use_dasks(cycles: int) -> float:
+    return cycle(Lock("benchmark"), cycles)
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def pairs(pool: DaskLockedPool, client: Any, workers: int) -> list[tuple[str, Round, Round]]:
+    """What is measured: its name, ours, and Dask's."""
+    each = [CYCLES // workers] * workers
+
+    def contended() -> float:
+        return statistics.mean(pool.map(use_ours, each, chunksize=1))
+
+    def dasks_contended() -> float:
+        return statistics.mean(client.gather(client.map(use_dasks, each, pure=False)))
+
+    def dasks_map() -> float:
+        return timed(lambda: client.gather(client.map(square, range(ITEMS), pure=False)))
+
+    return [
+        (
+            "acquire and release",
+            lambda: pool.apply(use_ours, (CYCLES,)),
+            lambda: float(client.submit(use_dasks, CYCLES, pure=False).result()),
+        ),
+        (f"the same, {workers} workers at once", contended, dasks_contended),
+        (f"map, {ITEMS} items", lambda: timed(lambda: pool.map(square, range(ITEMS))), dasks_map),
+        (
+            f"map, {ITEMS} items, chunksize=1",
+            lambda: timed(lambda: pool.map(square, range(ITEMS), chunksize=1)),
+            dasks_map,
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--workers", type=int, default=4)
+    options = parser.parse_args()
+    cluster_class: Any = distributed.LocalCluster
+    client_class: Any = distributed.Client
+    with (
+        cluster_class(n_workers=options.workers, threads_per_worker=1, dashboard_address=":0") as cluster,
+        client_class(cluster) as client,
+        dask_locked_pool(client) as pool,
+    ):
+        measured = pairs(pool, client, options.workers)
+        for _, ours, dasks in measured:  # once to warm up
+            ours()
+            dasks()
+        seconds: list[list[tuple[float, float]]] = [[] for _ in measured]
+        for _ in range(options.rounds):
+            for (_, ours, dasks), rounds in zip(measured, seconds, strict=True):
+                rounds.append((ours(), dasks()))
+    print(f"{'':36}{'poollock':>12}{'Dask':>12}   ratio (least to most)")
+    for (name, _, _), rounds in zip(measured, seconds, strict=True):
+        our, their = (statistics.median(column) * 1e3 for column in zip(*rounds, strict=True))
+        ratios = [ours / dasks for ours, dasks in rounds]
+        ratio, least, most = statistics.median(ratios), min(ratios), max(ratios)
+        print(f"{name:36}{our:9.2f} ms{their:9.2f} ms   {ratio:.2f} ({least:.2f} to {most:.2f})")
+    print(f"distributed {distributed.__version__}, {options.workers} workers, {machine()}")
+
+
+if __name__ == "__main__":
+    main()
