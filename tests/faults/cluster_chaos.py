@@ -25,7 +25,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from clusters import cut_connection, cut_stream, local_cluster  # noqa: E402 - found by the path above
-from poollock import BaseLock, PoolLockError  # noqa: E402 - the same
+from poollock import BaseLock  # noqa: E402 - the same
 from poollock.dask import DaskWorkerDiedError, dask_locked_pool  # noqa: E402 - the same
 
 EVENTS = ["kill"] * 12 + ["cut the stream", "cut the connection", "retire", "restart"]
@@ -133,20 +133,14 @@ def run(*, seconds: float, workers: int, threads: int, seed: int, every: float) 
                     except DaskWorkerDiedError as error:
                         outcomes["died"] += 1
                         outcomes["died holding"] += bool(error.locks_held)
-                    except PoolLockError as error:
-                        # Its worker was cut off, and learned of it before it was ended.
-                        if "connection to the scheduler" not in str(error):
-                            raise
-                        outcomes["cut off"] += 1
         finally:
             trouble.stopped.set()
             trouble.join()
         count = int((Path(directory) / "count").read_bytes() or 0)
         begun = len(list(Path(directory).glob("begun-*")))
-    lost = outcomes["died"] + outcomes["cut off"]
-    if not outcomes["done"] <= count <= outcomes["done"] + lost:
+    if not outcomes["done"] <= count <= outcomes["done"] + outcomes["died"]:
         raise AssertionError(f"counted {count}: {outcomes}")
-    if not outcomes["done"] <= begun <= number == outcomes["done"] + lost:
+    if not outcomes["done"] <= begun <= number == outcomes["done"] + outcomes["died"]:
         raise AssertionError(f"{begun} of {number} have begun: {outcomes}")
     return outcomes + trouble.done
 

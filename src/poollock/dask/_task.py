@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from poollock._errors import PoolLockError
 from poollock._locks.base import BaseLock
 from poollock._locks.registry import task_locks
 from poollock._worker.outcome_pickling import dump_error, dump_result
@@ -42,7 +43,14 @@ def run_task(client: str, job: str, index: int, description: str, payload: bytes
         PoolLockError: The connection to the scheduler has ended.
     """
     session = session_here()
-    function = _begin(session, client, job, index, description)
+    try:
+        function = _begin(session, client, job, index, description)
+    except PoolLockError:
+        if not session.lost:
+            raise
+        # It may have begun or not: through a new connection the scheduler says which.
+        session = session_here()
+        function = _begin(session, client, job, index, description)
     session.running += 1
     token = running_task.set(RunningTask(task_owner(job, index), description))
     try:
