@@ -32,6 +32,7 @@ nox.options.sessions = [
     "suite",
     *[f"tests-{version}" for version in PYTHONS if version != DEFAULT],
     "windows",
+    "oldest_dask",
     "docs",
 ]
 
@@ -100,6 +101,13 @@ def windows(session: nox.Session) -> None:
             session.skip(f"NOT RUN under Wine: its Python {version} cannot be had here:\n{said}")
         tests = session.posargs or ["tests/windows"]
         session.run(*command, "-m", "pytest", *plain, "-m", "not slow", *tests, env=env, external=True)
+
+
+@nox.session(python=PYTHONS[0])
+def oldest_dask(session: nox.Session) -> None:
+    """Run the tests that need a cluster with the oldest Dask that `pyproject.toml` allows."""
+    session.install("-e", ".[test,dask]", "distributed==2024.8.0")
+    session.run("python", "-m", "pytest", "tests/cluster", *session.posargs)
 
 
 @nox.session

@@ -68,7 +68,7 @@ def _read_property(  # noqa: PLR0917 - autodoc's
 def _show_public_bases(app: Sphinx, name: str, obj: object, options: object, bases: list[type]) -> None:
     """Show the nearest public base in place of a private one."""
     bases[:] = [
-        next(public for public in base.__mro__ if not public.__module__.startswith("poollock._"))
+        next(public for public in base.__mro__ if "._" not in public.__module__)
         for base in bases
         if isinstance(base, type)  # typing.NamedTuple is a function
     ]

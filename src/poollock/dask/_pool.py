@@ -165,8 +165,9 @@ def dask_locked_pool(
             Left out, there is one called ``lock``.
 
     Returns:
-        The pool.  As a context manager it is terminated at the end of the block: tasks that have not begun
-        are dropped; one that has begun goes on, and has its locks until it ends, because Dask cannot stop it.
+        The pool.  As a context manager it is terminated at the end of the block.  Tasks that have not begun
+        are dropped then; one that has begun goes on, and has its locks until it ends, because Dask cannot
+        stop it.
 
     Raises:
         TypeError: An argument is not of its kind.
