@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -169,3 +170,11 @@ def hold_and_fork(lock: BaseLock, path: Path) -> None:
         part.rename(path)
         while True:
             time.sleep(1)
+
+
+def log_information() -> None:
+    logging.getLogger(__name__).setLevel(logging.INFO)
+
+
+def log(x: int) -> None:
+    logging.getLogger(__name__).info("item %d", x)

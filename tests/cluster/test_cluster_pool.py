@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -18,19 +20,23 @@ pytest.importorskip("distributed", reason="the extra poollock[dask] is not insta
 
 import cluster_tasks as tasks
 from cluster_tasks import Stage
-from clusters import Client
-from helpers import start_program, wait_until
+from clusters import Client, local_cluster
+from helpers import TESTS, handled_at, start_program, wait_until
 from poollock import (
     BrokenPoolError,
     DeadlockError,
+    LockedLogHandler,
     LockedPool,
     LockTimeoutError,
     PoolLockError,
     RLock,
     Semaphore,
+    dask,
     locked_pool,
 )
-from poollock.dask import DaskLockedPool, Holder, dask_locked_pool
+from poollock.dask import DaskLockedPool, DaskWorkerDiedError, Holder, dask_locked_pool
+from poollock.dask._member import Member
+from poollock.dask._session import Session
 
 
 @pytest.fixture
@@ -425,3 +431,114 @@ def test_it_is_not_imported_before_it_is_asked_for(tmp_path: Path) -> None:
 def test_names_of_the_package() -> None:
     assert DaskLockedPool.__module__ == "poollock.dask"
     assert locked_pool.__module__ == "poollock"
+
+
+def test_the_client_is_closed(client: Any, tmp_path: Path) -> None:
+    """Whoever waits gets an error; what has begun ends."""
+    stages = [Stage(tmp_path, name) for name in range(6)]
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        pool = dask_locked_pool(other)
+        results = [pool.apply_async(tasks.stay, (stage,)) for stage in stages]
+        wait_until(lambda: sum(stage.begun.exists() for stage in stages) == 4)
+    for result in results:
+        with pytest.raises(BrokenPoolError):
+            result.get()
+    with pytest.raises(BrokenPoolError):
+        pool.apply(tasks.square, (1,))
+    with pytest.raises(PoolLockError):
+        pool.lock.acquire()
+    for stage in stages:
+        stage.let_go()
+    pool.terminate()
+    pool.join()
+
+
+def test_a_pool_that_nobody_ends(client: Any, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nfrom poollock.dask import dask_locked_pool\n"
+        "pool = dask_locked_pool(sys.argv[1])\nprint(pool.map(abs, [-1, 2]))\npool.lock.acquire()\n"
+    )
+    with start_program(program, client.scheduler.address) as process:
+        output, errors = process.communicate()
+    assert (output, errors, process.returncode) == ("[1, 2]\n", "", 0)
+
+
+def test_a_scheduler_with_another_version(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from poollock.dask import _session  # noqa: PLC0415 - its own name of the version
+
+    with dask_locked_pool(client):
+        pass
+    monkeypatch.setattr(_session, "PROTOCOL", 99)
+    member = Member("session", os.getpid(), "host", "", "")
+    arguments = client.security.get_connection_args("client")
+    with pytest.raises(PoolLockError, match=r"version 1 of poollock's messages, and .* version 99"):
+        _session.Session(client, client.scheduler.address, arguments, member)
+
+
+def test_a_scheduler_without_the_plugin() -> None:
+    with local_cluster(1) as client:
+        member = Member("session", os.getpid(), "host", "", "")
+        arguments = client.security.get_connection_args("client")
+        with pytest.raises(PoolLockError, match="no plugin of poollock"):
+            Session(client, client.scheduler.address, arguments, member)
+
+
+def test_a_signal_handler_that_raises(pool: DaskLockedPool) -> None:
+    """Wherever it does so, the lock can be taken again, once it is released if it is held."""
+
+    def use() -> None:
+        with pool.lock:
+            pass
+
+    def use_with_limit() -> None:
+        with pool.lock.hold(5):
+            pass
+
+    for function in (use, use_with_limit):
+        for count in range(1, 1000):
+            if not handled_at(count, function):
+                break
+            if pool.lock._is_held_here():
+                pool.lock.release()
+            assert pool.lock.acquire(timeout=5), count
+            pool.lock.release()
+        assert count > 10
+
+
+def test_errors_survive_pickling() -> None:
+    holder = Holder(5, "host", "tcp://1")
+    error = DaskWorkerDiedError(holder, -9, "f, item 3", ("log",), "", range(3, 4))
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert (copy.pid, copy.host, copy.worker, copy.items, copy.result_lost) == (
+        5,
+        "host",
+        "tcp://1",
+        range(3, 4),
+        False,
+    )
+    lost = pickle.loads(pickle.dumps(DaskWorkerDiedError(holder, None, "f", result_lost=True)))
+    assert "the result of f was lost" in str(lost)
+
+
+def test_one_log_of_the_whole_cluster(client: Any, pool: DaskLockedPool, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.log"
+    logger = logging.getLogger("cluster_tasks")
+    logger.addHandler(handler := LockedLogHandler(path))
+    client.run(tasks.log_information)
+    client.forward_logging("cluster_tasks")
+    try:
+        pool.map(tasks.log, range(300))
+        wait_until(lambda: path.exists() and len(path.read_text().splitlines()) == 300)
+        assert sorted(path.read_text().splitlines()) == sorted(f"item {x}" for x in range(300))
+    finally:
+        client.unforward_logging("cluster_tasks")
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@pytest.mark.parametrize("name", dask.__all__)
+def test_the_reference_has_every_name(name: str) -> None:
+    reference = TESTS.parent / "docs" / "reference.md"
+    assert re.search(rf"^\.\. auto\w+:: poollock\.dask\.{name}\b", reference.read_text(), re.MULTILINE)

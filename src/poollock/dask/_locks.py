@@ -112,7 +112,10 @@ class ClusterLock(BaseLock):
 
     def _own_grant(self, grants: list[Grant]) -> Grant | None:
         thread = threading.get_ident()
-        return next((grant for grant in reversed(grants) if grant.thread == thread), None)
+        for grant in reversed(grants):
+            if grant.thread == thread:
+                return grant
+        return None
 
     @override
     def release(self) -> None:
