@@ -23,7 +23,8 @@ from poollock.dask import DaskLockedPool, dask_locked_pool
 CYCLES = 200  # of a lock, at a time
 ITEMS = 1000
 
-Lock: Any = distributed.Lock
+_distributed: Any = distributed  # it has few types
+Lock: Any = _distributed.Lock
 Round = Callable[[], float]
 
 
@@ -62,7 +63,8 @@ def pairs(pool: DaskLockedPool, client: Any, workers: int) -> list[tuple[str, Ro
         return statistics.mean(pool.map(use_ours, each, chunksize=1))
 
     def dasks_contended() -> float:
-        return statistics.mean(client.gather(client.map(use_dasks, each, pure=False)))
+        seconds: list[float] = client.gather(client.map(use_dasks, each, pure=False))
+        return statistics.mean(seconds)
 
     def dasks_map() -> float:
         return timed(lambda: client.gather(client.map(square, range(ITEMS), pure=False)))
@@ -88,11 +90,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
-    cluster_class: Any = distributed.LocalCluster
-    client_class: Any = distributed.Client
     with (
-        cluster_class(n_workers=options.workers, threads_per_worker=1, dashboard_address=":0") as cluster,
-        client_class(cluster) as client,
+        _distributed.LocalCluster(
+            n_workers=options.workers, threads_per_worker=1, dashboard_address=":0"
+        ) as cluster,
+        _distributed.Client(cluster) as client,
         dask_locked_pool(client) as pool,
     ):
         measured = pairs(pool, client, options.workers)
@@ -109,7 +111,7 @@ def main() -> None:
         ratios = [ours / dasks for ours, dasks in rounds]
         ratio, least, most = statistics.median(ratios), min(ratios), max(ratios)
         print(f"{name:36}{our:9.2f} ms{their:9.2f} ms   {ratio:.2f} ({least:.2f} to {most:.2f})")
-    print(f"distributed {distributed.__version__}, {options.workers} workers, {machine()}")
+    print(f"distributed {_distributed.__version__}, {options.workers} workers, {machine()}")
 
 
 if __name__ == "__main__":

@@ -496,6 +496,7 @@ def test_a_signal_handler_that_raises(pool: DaskLockedPool) -> None:
             pass
 
     for function in (use, use_with_limit):
+        count = 0
         for count in range(1, 1000):
             if not handled_at(count, function):
                 break

@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any, cast
+from typing import Any
 
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -333,9 +333,10 @@ class LockPlugin(SchedulerPlugin):
             args: What else Dask says.
             kwargs: The same.
         """
-        if not _is_pair(key):  # ours are, of a job's name and which of its tasks it is
+        try:
+            job, index = key
+        except (TypeError, ValueError):  # it is none of ours
             return
-        job, index = key
         state = self._tasks.jobs.get(job)
         if state is None:
             return
@@ -351,10 +352,6 @@ class LockPlugin(SchedulerPlugin):
             state.owner.send({"op": "look", "job": job, "index": index, "member": None})
         elif finish == "forgotten":
             state.owner.send({"op": "cancelled", "job": job, "index": index})
-
-
-def _is_pair(key: Any) -> bool:
-    return isinstance(key, tuple) and len(cast("tuple[Any, ...]", key)) == 2  # noqa: PLR2004 - that is a pair
 
 
 def _holder_of(peer: Peer) -> tuple[int, str, str, str]:
