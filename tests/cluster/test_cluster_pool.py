@@ -434,21 +434,23 @@ def test_names_of_the_package() -> None:
 
 
 def test_the_client_is_closed(client: Any, tmp_path: Path) -> None:
-    """Whoever waits gets an error; what has begun ends."""
+    """What has not begun raises; what has begun ends, and its result may still come."""
     stages = [Stage(tmp_path, name) for name in range(6)]
     with Client(client.scheduler.address, set_as_default=False) as other:
         pool = dask_locked_pool(other)
         results = [pool.apply_async(tasks.stay, (stage,)) for stage in stages]
         wait_until(lambda: sum(stage.begun.exists() for stage in stages) == 4)
-    for result in results:
-        with pytest.raises(BrokenPoolError):
+    failed = 0
+    for stage, result in zip(stages, results, strict=True):
+        stage.let_go()
+        try:
             result.get()
+        except BrokenPoolError:
+            failed += 1
+    assert 2 <= failed <= 6
+    assert sum(stage.begun.exists() for stage in stages) == 4
     with pytest.raises(BrokenPoolError):
         pool.apply(tasks.square, (1,))
-    with pytest.raises(PoolLockError):
-        pool.lock.acquire()
-    for stage in stages:
-        stage.let_go()
     pool.terminate()
     pool.join()
 

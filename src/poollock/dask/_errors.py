@@ -36,15 +36,15 @@ class DaskWorkerDiedError(WorkerDiedError):
         result_lost: bool = False,  # noqa: FBT001, FBT002 - as above
     ) -> None:
         super().__init__(pid, exitcode, task, locks_held, reason, items)
-        self.host = pid.host
-        self.worker = pid.worker
-        self.result_lost = result_lost
+        self.host: str = pid.host
+        self.worker: str = pid.worker
+        self.result_lost: bool = result_lost
         if result_lost:
             message = (
                 f"the result of {task} was lost: it was too large to be sent at once, and worker process "
                 f"{pid} ended before it was fetched. The task has run, and is not run again"
             )
-            self.args = (message,)
+            RuntimeError.__init__(self, message)
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
