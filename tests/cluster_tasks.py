@@ -27,6 +27,7 @@ class Stage:
     def __init__(self, directory: Path, name: object = "task") -> None:
         self.begun = directory / f"{name}.begun"  # a line for each time that it began: a pid
         self.go = directory / f"{name}.go"
+        self.attempts = directory / f"{name}.attempts"
 
     def enter(self) -> int:
         """Be the task: say that it has begun, and wait until it may go on; return its pid."""
@@ -41,6 +42,11 @@ class Stage:
             time.sleep(0.002)
         return list(map(int, text.split()))
 
+    def attempt(self) -> None:
+        """Be the task: say that it runs."""
+        with self.attempts.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
     def let_go(self) -> None:
         self.go.touch()
 
@@ -54,6 +60,7 @@ def stay(stage: Stage) -> int:
 
 
 def hold(lock: BaseLock, stage: Stage) -> int:
+    stage.attempt()
     with lock:
         return stage.enter()
 
