@@ -31,6 +31,14 @@ def test_type_hints_can_be_read(name: str) -> None:
         assert not any(isinstance(hint, (str, typing.ForwardRef)) for hint in hints.values())
 
 
+def test_type_hints_of_a_cluster() -> None:
+    cluster = pytest.importorskip("poollock.dask", reason="the extra poollock[dask] is not installed")
+    annotated: typing.Any
+    for public in map(cluster.__dict__.get, cluster.__all__):
+        for annotated in [public, *(functions_of(public) if inspect.isclass(public) else [])]:
+            typing.get_type_hints(annotated)
+
+
 @beartype.beartype
 def task(lock: poollock.BaseLock, x: int) -> int:
     with lock:

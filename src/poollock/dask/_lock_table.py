@@ -9,7 +9,7 @@ from poollock._supervisor.deadlock import Needs, find_ring
 
 from ._member import Member
 
-Message: TypeAlias = "dict[str, Any]"
+Message: TypeAlias = dict[str, Any]
 # Who in a process takes a lock, a task or a thread: the process's session, and which of them.
 Owner: TypeAlias = tuple[str, str]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from poollock._typing import Self
 
 # Of the messages between a process and the scheduler. A plugin stays there for as long as the scheduler runs,
 # so one of another version may answer.

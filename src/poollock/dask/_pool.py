@@ -7,7 +7,7 @@ import multiprocessing.pool
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
-from multiprocessing.pool import IMapIterator, MapResult
+from multiprocessing.pool import MapResult
 from multiprocessing.util import Finalize
 from typing import Any
 from weakref import ref
@@ -118,7 +118,7 @@ class DaskLockedPool(LockedPool):
         iterable: Iterable[Any],
         chunksize: int | None,
         buffersize: int | None,
-    ) -> IMapIterator[Any]:
+    ) -> Any:
         if buffersize is None and not is_at_hand(iterable):
             # One machine's pool would take all of it, too; but there it fills that machine's memory alone.
             buffersize = _BUFFER * check_chunksize(1 if chunksize is None else chunksize)
