@@ -27,6 +27,10 @@ class CallRunner(Protocol):
         """Return whether a worker has begun the call."""
 
     @abstractmethod
+    def call(self, call: Callable[[], object], /) -> None:
+        """Have *call* made by the thread that sets results; wait for that, unless the thread has ended."""
+
+    @abstractmethod
     def withdraw(self, job: Job, /) -> bool:
         """See to it that no worker begins the call; return False if one has."""
 

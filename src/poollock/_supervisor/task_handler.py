@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from poollock._backend.describe import show_error
 from poollock._worker import task_pickling
@@ -22,6 +22,9 @@ from .jobs import Job, PendingJobs
 from .task import Task
 
 _TURN = 64  # tasks that are taken from a job before it is another one's turn
+
+
+DumpTask: TypeAlias = Callable[[Any, int, Any, tuple[Any, ...], Mapping[str, Any]], bytes]
 
 
 class TaskSink(Protocol):
@@ -63,7 +66,9 @@ class TaskHandler:
         pending: PendingJobs,
         wakeup: ResultsThread,
         pickler: AnyPickler,
-        dump_task: Callable[[Any, int, Any, tuple[Any, ...], Mapping[str, Any]], bytes] = task_pickling.dump_task,
+        dump_task: Callable[
+            [Any, int, Any, tuple[Any, ...], Mapping[str, Any]], bytes
+        ] = task_pickling.dump_task,
     ) -> None:
         self.broken: MakeError | None = None
         self._dispatcher = dispatcher

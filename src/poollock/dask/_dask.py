@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs]
@@ -17,4 +16,18 @@ get_client: Any = _distributed.get_client
 get_worker: Any = _distributed.get_worker
 rpc: Any = _distributed.core.rpc
 
-dump: Callable[[Any], bytes] = _cloudpickle.dumps  # also what no module has under its name
+
+class CloudPickler:
+    """Pickles what goes to another machine, and that also if no module has it under its name."""
+
+    def dump(self, obj: Any, /) -> bytes:
+        """Return *obj* as bytes.
+
+        Raises:
+            Exception: What pickling raised.
+        """
+        payload: bytes = _cloudpickle.dumps(obj)
+        return payload
+
+
+PICKLER = CloudPickler()

@@ -22,7 +22,7 @@ from poollock._worker.outcome_pickling import load_outcome
 from poollock._worker.pickling_errors import explain_pickling_error
 from poollock._worker.task_pickling import CALL
 
-from ._dask import dump
+from ._dask import PICKLER
 from ._errors import DaskWorkerDiedError
 from ._lock_table import Message
 from ._member import Holder, Member
@@ -32,6 +32,7 @@ from ._task import NotBegunError, dump_arguments, dump_function, run_task
 Key: TypeAlias = tuple[str, int]  # of a task, in Dask: its job's name, and which of the job's tasks it is
 
 _BATCH = 2000  # tasks that are given to Dask at once, at most
+_POLL_INTERVAL = 0.1  # seconds between two checks whether the thread that sets results is alive
 _BATCH_BYTES = 4 << 20  # the same, in bytes of arguments; Dask warns of 10 MB
 
 
@@ -87,9 +88,7 @@ class ClusterSupervisor:
         self._closing = False
         self._terminating = False
         self._is_over = False
-        self._task_handler = TaskHandler(
-            self._outgoing, self.pending, self, dump_task=dump_arguments, dump=dump
-        )
+        self._task_handler = TaskHandler(self._outgoing, self.pending, self, PICKLER, dump_arguments)
         self._results = _make_thread(self._run, "results")
         self._threads = [
             self._results,
@@ -120,7 +119,7 @@ class ClusterSupervisor:
         except PoolLockError as error:
             self.call_soon_threadsafe(partial(self.pending.fail, job, broken_pool(str(error))))
         except Exception as error:  # noqa: BLE001 - whatever pickling raises is the job's error
-            explained = explain_pickling_error(error, job.func, [], job.function_name, dump)
+            explained = explain_pickling_error(error, PICKLER, job.func, [], job.function_name)
             self.call_soon_threadsafe(partial(self.pending.fail, job, explained))
         else:
             self._jobs[job] = _Running(name, set())
@@ -153,7 +152,10 @@ class ClusterSupervisor:
     def withdraw(self, job: Job) -> bool:
         """Have *job*, a single call, not run; return False if it has begun."""
         running = self._jobs.get(job)
-        if running is not None and not self._session.ask("withdraw", job=running.name, index=0)["ok"]:
+        try:
+            if running is not None and not self._session.ask("withdraw", job=running.name, index=0)["ok"]:
+                return False
+        except PoolLockError:  # the connection has ended: the call's error is on its way
             return False
         self.pending.cancel(job)
         return True
@@ -246,6 +248,20 @@ class ClusterSupervisor:
     def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
         """Have *call* called by the thread that sets results."""
         self._calls.put(call)
+
+    def call(self, call: Callable[[], object]) -> None:
+        """Have *call* made by that thread; wait for that, unless the thread has ended."""
+        done = threading.Event()
+
+        def make_call() -> None:
+            try:
+                call()
+            finally:
+                done.set()
+
+        self._calls.put(make_call)
+        while not done.wait(_POLL_INTERVAL) and self._results.is_alive():
+            pass
 
     def _wake(self) -> None:
         self._calls.put(self._sweep)

@@ -12,7 +12,7 @@ from poollock._locks.registry import task_locks
 from poollock._worker.outcome_pickling import dump_error, dump_result
 from poollock._worker.task_pickling import call, unpickling_error
 
-from ._dask import dump, get_worker
+from ._dask import PICKLER, CloudPickler, get_worker
 from ._locks import RunningTask, running_task
 from ._session import Session, session_here
 from ._task_table import task_owner
@@ -57,7 +57,7 @@ def run_task(client: str, job: str, index: int, description: str, payload: bytes
         try:
             outcome = _run(session, function, payload)
         except BaseException as error:  # noqa: BLE001 - no such error is known; whoever waits must get one
-            outcome = dump_error(error, [], dump)
+            outcome = dump_error(error, [], PICKLER)
         if (
             len(outcome) <= LARGE
             or not session.ask("end_large", job=job, index=index, worker=get_worker().address)["ok"]
@@ -100,11 +100,11 @@ def _run(session: Session, function: bytes, payload: bytes) -> bytes:
             raise unpickling_error(error) from error
         value = call(how, func, args, kwds)
     except BaseException as error:  # noqa: BLE001 - sys.exit() and the like fail the task, not the worker
-        return dump_error(error, _release_held(session), dump)
+        return dump_error(error, _release_held(session), PICKLER)
     finally:
         if token is not None:
             task_locks.reset(token)
-    return dump_result(value, _release_held(session), dump)
+    return dump_result(value, _release_held(session), PICKLER)
 
 
 def _release_held(session: Session) -> list[str]:
@@ -125,13 +125,15 @@ def dump_function(func: Any, locks: Mapping[str, BaseLock]) -> bytes:
     Raises:
         Exception: What pickling raised.
     """
-    return dump((func, dict(locks)))
+    return PICKLER.dump((func, dict(locks)))
 
 
-def dump_arguments(how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]) -> bytes:
+def dump_arguments(
+    pickler: CloudPickler, how: int, func: Any, args: tuple[Any, ...], kwds: Mapping[str, Any]
+) -> bytes:
     """Return a task without its function as bytes: the parameters of ``call``.
 
     Raises:
         Exception: What pickling raised.
     """
-    return dump((how, args, dict(kwds)))
+    return pickler.dump((how, args, dict(kwds)))
