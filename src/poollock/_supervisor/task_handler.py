@@ -66,9 +66,7 @@ class TaskHandler:
         pending: PendingJobs,
         wakeup: ResultsThread,
         pickler: AnyPickler,
-        dump_task: Callable[
-            [Any, int, Any, tuple[Any, ...], Mapping[str, Any]], bytes
-        ] = task_pickling.dump_task,
+        dump_task: DumpTask = task_pickling.dump_task,
     ) -> None:
         self.broken: MakeError | None = None
         self._dispatcher = dispatcher
