@@ -73,7 +73,7 @@ WORK: dict[str, Callable[[Any], object]] = {
 BEFORE: dict[str, Callable[[Any], object]] = {
     "100 results of 1 MB after tiny tasks": lambda pool: pool.map(nothing, range(100_000), chunksize=1),
 }
-WORK |= {name: lambda pool: deque(pool.imap_unordered(megabyte, range(100)), 0) for name in BEFORE}
+WORK.update({name: lambda pool: deque(pool.imap_unordered(megabyte, range(100)), 0) for name in BEFORE})
 STARTS = {
     f"starting and stopping, {method}": method
     for method in ("fork", "spawn", "forkserver")

@@ -47,7 +47,11 @@ def test_it_lets_n_in() -> None:
 
 def test_place_that_is_passed_on_while_the_holders_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([{1: 1, 2: 1, 3: 1}, {2: 1, 3: 1}])
-    monkeypatch.setattr(holder_table.HolderTable, "holders", lambda _: next(readings))
+
+    def holders(_: object) -> dict[int, int]:
+        return next(readings)
+
+    monkeypatch.setattr(holder_table.HolderTable, "holders", holders)
     assert Semaphore(2).holders == (2, 3)
 
 

@@ -6,9 +6,11 @@ import inspect
 import typing
 from collections.abc import Iterator
 from types import FunctionType
+from typing import Any
 
 import beartype
 import pytest
+from beartype.roar import BeartypeCallHintParamViolation
 
 import poollock
 from helpers import METHODS
@@ -25,8 +27,9 @@ def functions_of(public: type) -> Iterator[FunctionType]:
 
 @pytest.mark.parametrize("name", poollock.__all__)
 def test_type_hints_can_be_read(name: str) -> None:
-    public = getattr(poollock, name)
-    for annotated in [public, *(functions_of(public) if inspect.isclass(public) else [])]:
+    public: Any = getattr(poollock, name)
+    members: list[Any] = [*functions_of(public)] if inspect.isclass(public) else []
+    for annotated in [public, *members]:
         hints = typing.get_type_hints(annotated)
         assert not any(isinstance(hint, (str, typing.ForwardRef)) for hint in hints.values())
 
@@ -51,7 +54,7 @@ def test_functions_that_beartype_checks(method: str) -> None:
     checked = beartype.beartype(poollock.locked_pool)
     with checked(2, locks={"lock": poollock.Lock(context=method)}, context=method) as pool:
         assert pool.map(task, range(4)) == [*range(4)]
-        with pytest.raises(beartype.roar.BeartypeCallHintParamViolation):
+        with pytest.raises(BeartypeCallHintParamViolation):
             pool.apply(task, ("no number",))
-    with pytest.raises(beartype.roar.BeartypeCallHintParamViolation, match="maxtasksperchild"):
+    with pytest.raises(BeartypeCallHintParamViolation, match="maxtasksperchild"):
         checked(2, maxtasksperchild="3")  # type: ignore[arg-type]

@@ -8,9 +8,9 @@ from contextlib import suppress
 from functools import partial
 from threading import Event, Thread, current_thread
 
-_POLL_INTERVAL = 0.1  # seconds between two checks whether the thread is alive
-
 from poollock._backend.sockets import socket_pair
+
+_POLL_INTERVAL = 0.1  # seconds between two checks whether the thread is alive
 
 
 class Wakeup:
