@@ -8,14 +8,16 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import tasks
 from helpers import in_child, in_thread
-from poollock import Semaphore, locked_pool
+from poollock import Semaphore, WorkerDiedError, locked_pool
 from poollock._locks import holder_table
+from poollock._locks.shared_semaphore import SharedSemaphore
 
 ME = os.getpid()
 
@@ -333,3 +335,40 @@ def test_finalizer_in_the_middle_of_a_release() -> None:
         gc.set_threshold(*standard)
         gc.enable()
     assert len(semaphore.holders) == 200 - semaphore.get_value()
+
+
+@pytest.fixture
+def like_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that does not tell the value of a semaphore; what asks whether it is zero takes it."""
+
+    def value(_: SharedSemaphore) -> int:
+        raise NotImplementedError
+
+    def is_zero(semaphore: SharedSemaphore) -> bool:
+        if not semaphore.plain.acquire(False):  # noqa: FBT003 - it takes no keyword
+            return True
+        semaphore.plain.release()
+        return False
+
+    monkeypatch.setattr(SharedSemaphore, "value", value)
+    monkeypatch.setattr(SharedSemaphore, "is_zero", is_zero)
+    monkeypatch.setattr("poollock._locks.semaphore.sys", SimpleNamespace(platform="darwin"))
+
+
+@needs_fork
+@pytest.mark.usefixtures("like_macos")
+def test_semaphore_whose_value_the_system_does_not_tell() -> None:
+    semaphore = Semaphore(2, context="fork")
+    with semaphore:
+        assert semaphore.get_value() == 1
+        assert not semaphore.locked()
+        with semaphore:
+            assert semaphore.get_value() == 0
+            assert semaphore.locked()
+    with locked_pool(2, locks={"semaphore": semaphore}, context="fork") as pool:
+        for _ in range(3):
+            with pytest.raises(WorkerDiedError) as caught:
+                pool.apply(tasks.die_with, (pool.lock,))
+            assert caught.value.locks_held == ("semaphore",)
+        assert semaphore.get_value() == 2
+        assert semaphore.abandoned

@@ -120,7 +120,10 @@ if sys.platform == "darwin":  # not run here
 
     def sync(fd: int) -> None:
         """Bring the file to the disk itself: fsync(2) of macOS leaves it in the disk's memory."""
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        except OSError:  # its file system has no such thing
+            os.fsync(fd)
 else:
     sync = os.fsync
 
