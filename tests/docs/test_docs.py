@@ -116,7 +116,9 @@ def run(program: Path, method: str, directory: Path) -> tuple[int, str, str]:
     )
     path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
     # Every pool that replaces a worker forks while its own threads run, which Python 3.12 warns of.
-    warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+    # And Dask warns if another test has a cluster whose dashboard has the usual port.
+    ignored = ["ignore:This process:DeprecationWarning", "ignore:Port :UserWarning"]
+    warnings = ["-W", "error", *(part for text in ignored for part in ("-W", text))]
     with subprocess.Popen(
         [sys.executable, *warnings, str(program)],
         cwd=directory,
