@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import multiprocessing
 import os
 import signal
@@ -55,6 +56,16 @@ def pytest_configure() -> None:
     """Let Ctrl-C interrupt, though a shell has what it starts in the background ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Undo what importing Dask does to exceptions: tblib sends their tracebacks, too.
+
+    It builds these by frames that lead to the error, in a cycle that waits for the garbage collector.
+    """
+    for kind, reduce in list(copyreg.dispatch_table.items()):
+        if reduce.__module__.startswith("tblib"):
+            del copyreg.dispatch_table[kind]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
