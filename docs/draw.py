@@ -64,9 +64,16 @@ PANELS = [
     [
         Panel(
             "To take a lock and release it",
-            {"poollock.Lock": "poollock.Lock", "manager_locked_pool": "poollock.manager_locked_pool"},
+            {
+                "poollock.Lock": "poollock.Lock",
+                "poollock.RLock": "poollock.RLock",
+                "poollock.Semaphore(3)": "poollock.Semaphore(3)",
+                "manager_locked_pool": "poollock.manager_locked_pool",
+            },
             {
                 "multiprocessing.Lock": "multiprocessing.Lock",
+                "multiprocessing.RLock": "multiprocessing.RLock",
+                "multiprocessing.Semaphore(3)": "multiprocessing.Semaphore(3)",
                 "Manager().Lock()": "multiprocessing.Manager().Lock",
             },
         ),
