@@ -44,7 +44,7 @@ class ObjectPickler:
         self._main = main
 
         def reduce(obj: Any) -> Any:
-            kind: type[Any] = type(obj)  # pyright: ignore[reportUnknownVariableType]
+            kind: type[Any] = type(obj)  # pyright: ignore[reportUnknownVariableType] # of Any it is that
             if kind is FunctionType or issubclass(kind, type):
                 if obj.__module__ == MAIN and not main.has(obj) and by_value() is not None:
                     raise _NotByNameError
@@ -126,7 +126,7 @@ def by_value() -> Any:
     # It would send a copy of what is in the file, rather than say that a file cannot be sent.
     reducers.pop(io.TextIOWrapper, None)
 
-    class ByValue(base):  # type: ignore[misc]
+    class ByValue(base):  # type: ignore[misc] # cloudpickle has no types
         dispatch_table: Any = ChainMap(reducers, _reducers, copyreg.dispatch_table)  # noqa: RUF012 - never written to
 
         def __init__(self, buffer: io.BytesIO, main: MainModule) -> None:
