@@ -78,17 +78,12 @@ INTERRUPTED = """
 import itertools, threading, time
 from poollock import locked_pool
 
-def source():
-    for number in itertools.count():
-        yield number
-        if number == 20:
-            print("waits", flush=True)
-
 if __name__ == "__main__":
     with locked_pool(2) as pool:
         try:
-            for result in pool.{name}(abs, source()):
-                pass
+            for number, result in enumerate(pool.{name}(abs, itertools.count())):
+                if number == 20:  # the loop has begun: an iterator that is dropped before goes on
+                    print("waits", flush=True)
         except KeyboardInterrupt:
             print("interrupted")
         while any(thread.name == "poollock-iterable" for thread in threading.enumerate()):
