@@ -17,11 +17,13 @@ MAY_IMPORT = {
     "_broken": {"_backend", "_errors"},
     "_locks": {"_backend", "_errors"},
     "_log": {"_backend"},
-    "_worker": {"_backend", "_errors", "_locks"},
+    "_trace": {"_backend", "_errors", "_locks"},
+    "_worker": {"_backend", "_errors", "_locks", "_trace"},
     "_manager": {"_backend", "_errors", "_locks"},
-    "_supervisor": {"_backend", "_errors", "_broken", "_locks", "_worker"},
-    "_pool": {"_backend", "_errors", "_broken", "_locks", "_worker", "_supervisor"},
+    "_supervisor": {"_backend", "_errors", "_broken", "_locks", "_trace", "_worker"},
+    "_pool": {"_backend", "_errors", "_broken", "_locks", "_trace", "_worker", "_supervisor"},
     "dask": {"_backend", "_errors", "_broken", "_locks", "_worker", "_supervisor", "_pool"},
+    "__main__": {"_trace"},
     "_factories": {"_backend", "_errors", "_broken", "_locks", "_worker", "_supervisor", "_pool", "_manager"},
 }
 TREES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 
 
 def check_count(name: str, count: object, error: type[Exception] = TypeError) -> int | None:
@@ -50,6 +51,19 @@ def check_timeout(name: str, seconds: object) -> None:
         raise TypeError(f"{name} must be a number of seconds or None, not {seconds!r}")
     if not float(seconds) > 0:  # pyright: ignore[reportArgumentType] # it has __float__
         raise ValueError(f"{name} must be above 0, not {seconds}")
+
+
+def check_path(name: str, path: object) -> str | None:
+    """Return *path* as a str, or None if it is None.
+
+    Raises:
+        TypeError: It is no path.
+    """
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path or None, not {path!r}")
+    return os.fsdecode(path)
 
 
 def _as_int(number: object) -> int | None:

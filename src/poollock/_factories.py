@@ -7,7 +7,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from ._locks.base import BaseLock
-from ._pool.pool import LockedPool, LockNames
+from ._pool.pool import LockedPool, LockNames, StrPath
 from ._typing import override
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def locked_pool(
     locks: LockNames | Mapping[str, BaseLock] | None = None,
     context: BaseContext | str | None = None,
     task_timeout: float | None = None,
+    trace: StrPath | None = None,
 ) -> LockedPool:
     """Return a pool whose workers share locks that they inherited when they started.
 
@@ -63,6 +64,9 @@ def locked_pool(
         task_timeout: Seconds, from when a task begins in its worker.  One that takes longer is ended
             with its worker and raises ``TaskTimeoutError``; for ``map`` and its kin a task is a whole
             chunk.  ``None`` is no limit.
+        trace: A file for a picture of the run: each task, each wait for a lock and each hold of one.
+            Perfetto and Chrome open it, and ``python -m poollock trace`` sums it up.  What the file
+            has is overwritten.  ``None`` makes none.
 
     Returns:
         The pool.  As a context manager it is terminated at the end of the block.
@@ -71,11 +75,18 @@ def locked_pool(
         TypeError: An argument is not of its kind.
         ValueError: A count is below 1 or a limit not above 0, a name is no identifier or stands
             twice, or a lock was made for another start method.
-        OSError: A process or a lock cannot be made.
+        OSError: A process or a lock cannot be made, or *trace* not be opened.
         BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
     return LockedPool(
-        processes, initializer, initargs, maxtasksperchild, context, locks=locks, task_timeout=task_timeout
+        processes,
+        initializer,
+        initargs,
+        maxtasksperchild,
+        context,
+        locks=locks,
+        task_timeout=task_timeout,
+        trace=trace,
     )
 
 
@@ -88,6 +99,7 @@ def manager_locked_pool(
     locks: LockNames | Mapping[str, BaseLock] | None = None,
     context: BaseContext | str | None = None,
     task_timeout: float | None = None,
+    trace: StrPath | None = None,
 ) -> LockedPool:
     """Return the same pool as :func:`locked_pool`, with the locks in a manager process.
 
@@ -107,6 +119,9 @@ def manager_locked_pool(
         task_timeout: Seconds, from when a task begins in its worker.  One that takes longer is ended
             with its worker and raises ``TaskTimeoutError``; for ``map`` and its kin a task is a whole
             chunk.  ``None`` is no limit.
+        trace: A file for a picture of the run: each task, each wait for a lock and each hold of one.
+            Perfetto and Chrome open it, and ``python -m poollock trace`` sums it up.  What the file
+            has is overwritten.  ``None`` makes none.
 
     Returns:
         The pool.  As a context manager it is terminated at the end of the block.
@@ -115,11 +130,18 @@ def manager_locked_pool(
         TypeError: An argument is not of its kind.
         ValueError: A count is below 1 or a limit not above 0, a name is no identifier or stands
             twice, or a lock was made for another start method.
-        OSError: A process or a lock cannot be made.
+        OSError: A process or a lock cannot be made, or *trace* not be opened.
         BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
     return ManagerLockedPool(
-        processes, initializer, initargs, maxtasksperchild, context, locks=locks, task_timeout=task_timeout
+        processes,
+        initializer,
+        initargs,
+        maxtasksperchild,
+        context,
+        locks=locks,
+        task_timeout=task_timeout,
+        trace=trace,
     )
 
 

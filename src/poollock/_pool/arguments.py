@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from keyword import iskeyword
 from multiprocessing.context import BaseContext
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from poollock._locks.base import BaseLock
@@ -18,6 +18,9 @@ from poollock._supervisor.failures import main_module_missing
 from poollock._worker.main import InitArgs
 from poollock._worker.main_module import MAIN
 from poollock._worker.object_pickling import by_value
+
+if TYPE_CHECKING:
+    from poollock._trace.trace_file import TraceFile
 
 
 def check_locks(locks: Any, ctx: BaseContext) -> dict[str, BaseLock | None]:
@@ -140,3 +143,14 @@ def _reference(lock: BaseLock) -> Callable[[], BaseLock | None]:
     Otherwise every pool would keep the locks of all earlier pools alive.
     """
     return ref(lock) if lock._is_pools else lambda: lock
+
+
+def open_trace(path: str, processes: int) -> TraceFile:
+    """Open the file for the picture of a run.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    from poollock._trace.trace_file import TraceFile  # noqa: PLC0415 - few programs want it
+
+    return TraceFile(path, f"{os.path.basename(sys.argv[0]) or 'python'}: a pool of {processes}")

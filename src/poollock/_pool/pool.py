@@ -9,6 +9,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import AsyncResult, MapResult
 from multiprocessing.util import Finalize
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
 from weakref import ref
@@ -16,7 +17,7 @@ from weakref import ref
 from poollock._backend.context import resolve_context
 from poollock._backend.describe import describe
 from poollock._backend.signals import DelayedKeyboardInterrupt, signals_blocked
-from poollock._checks import check_count, check_timeout
+from poollock._checks import check_count, check_path, check_timeout
 from poollock._errors import LockWait
 from poollock._locks.base import BaseLock
 from poollock._locks.current import find_lock
@@ -34,6 +35,7 @@ from .arguments import (
     check_locks,
     check_main_module,
     cpu_count,
+    open_trace,
 )
 from .binding import bind_locks, bind_map, bind_star
 
@@ -45,6 +47,7 @@ _P = ParamSpec("_P")
 
 # Not Iterable[str]: a dict is one, whatever its values are.
 LockNames: TypeAlias = Sequence[str] | AbstractSet[str]
+StrPath: TypeAlias = str | PathLike[str]
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -92,6 +95,7 @@ class LockedPool(multiprocessing.pool.Pool):
         *,
         locks: LockNames | Mapping[str, BaseLock] | None = None,
         task_timeout: float | None = None,
+        trace: StrPath | None = None,
     ) -> None:
         # The standard class, its __repr__ and its __del__, and programs that look into it, expect
         # _state, _ctx, _processes, _pool and _terminate.
@@ -100,6 +104,7 @@ class LockedPool(multiprocessing.pool.Pool):
         # ValueError, as the standard pool.
         maxtasksperchild = check_count("maxtasksperchild", maxtasksperchild, ValueError)
         check_timeout("task_timeout", task_timeout)
+        trace_path = check_path("trace", trace)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         ctx = resolve_context(context)
@@ -109,6 +114,7 @@ class LockedPool(multiprocessing.pool.Pool):
         initargs = tuple(initargs)
         requested = check_locks(locks, ctx)
         check_main_module(ctx)
+        trace_file = None if trace_path is None else open_trace(trace_path, processes)
         supervisor: Supervisor | None = None
         self._supervisor: JobRunner
         try:
@@ -126,6 +132,7 @@ class LockedPool(multiprocessing.pool.Pool):
                     make_init_args=InitArgsMaker(self._locks, ctx, initializer, initargs),
                     locks=self._locks.values(),
                     task_timeout=task_timeout,
+                    trace=trace_file,
                 )
                 self._pool = supervisor.processes
                 self._terminate = Finalize(self, _finalize, args=(ref(self), supervisor), exitpriority=15)
@@ -135,6 +142,8 @@ class LockedPool(multiprocessing.pool.Pool):
                 self.terminate()
             else:
                 self._end_locks()
+                if trace_file is not None:
+                    trace_file.close_file()
             raise
 
     @property

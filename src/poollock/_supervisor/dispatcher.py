@@ -61,6 +61,11 @@ class Dispatcher:
         self._not_full = threading.Event()
         self._next_check = 0.0  # when to look for tasks that wait behind a long one
 
+    @property
+    def backlog_size(self) -> int:
+        """How many tasks are pickled, and wait for a worker."""
+        return len(self._backlog)
+
     def put(self, task: Task) -> None:
         """Send *task* to an idle worker, or keep it until its turn; wait while the backlog is full."""
         with self._lock:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Thread, current_thread
 from time import monotonic, sleep
+from typing import TYPE_CHECKING
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.process import POLL_INTERVAL, has_ended
@@ -33,6 +34,11 @@ from .wakeup import Wakeup
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
 
+if TYPE_CHECKING:
+    from poollock._trace.trace_file import TraceFile
+
+    from .tracing import Tracing
+
 _KILL_DELAY = 1.0  # seconds between SIGTERM and SIGKILL
 _SOON = 0.005  # seconds
 _LONGEST = 3600.0  # seconds
@@ -50,6 +56,7 @@ class EventLoop:
         locks: The pool's own locks.
         pickler: Pickles for the workers.
         task_timeout: Seconds that a task may run; None is no limit.
+        trace: Where it is written what the workers do, if that is wanted.
     """
 
     def __init__(
@@ -58,7 +65,9 @@ class EventLoop:
         size: int,
         locks: Iterable[BaseLock],
         pickler: ObjectPickler,
+        *,
         task_timeout: float | None = None,
+        trace: TraceFile | None = None,
     ) -> None:
         self._starter = starter
         self._wakeup = Wakeup()
@@ -72,6 +81,7 @@ class EventLoop:
         self._lock_recovery = LockRecovery(locks, starter, self._workers)
         self.deadlock_detector = DeadlockDetector(self._dispatcher)
         self._task_timeouts = TaskTimeouts(task_timeout, self._dispatcher)
+        self._tracing = None if trace is None else _make_tracing(trace, self._dispatcher)
         self._thread = current_thread()  # until its own is started
         self._closing = False  # no job will come
         self._exiting = False  # the workers were told that no task will come
@@ -131,9 +141,11 @@ class EventLoop:
         self._wakeup.wake()
 
     def close_after_fork(self) -> None:
-        """Close what the thread waits for: at its end, and in every child that is forked."""
+        """Close what the thread has open: at its end, and in every child that is forked."""
         self._selector.close()
         self._wakeup.close()
+        if self._tracing is not None:
+            self._tracing.close_file()
 
     # The thread itself.
 
@@ -164,6 +176,8 @@ class EventLoop:
             self._dispatcher.close()
             self.task_handler.stop()
             self.pending.fail_all_now(self._make_error)
+            if self._tracing is not None:
+                self._tracing.end()
             self.close_after_fork()
             self.pending.callbacks.stop()
 
@@ -201,9 +215,13 @@ class EventLoop:
         if self._lock_recovery.pending:
             self._lock_recovery.step(monotonic())
         if self.deadlock_detector.pending:
-            self.deadlock_detector.step(monotonic())
+            victim = self.deadlock_detector.step(monotonic())
+            if victim is not None and self._tracing is not None:
+                self._tracing.deadlock(victim)
         for overdue in self._task_timeouts.step():
             self._give_up(overdue)
+        if self._tracing is not None:
+            self._tracing.step()
         self._end()
 
     def _handle(self, worker: WorkerHandle, fd: int, events: int) -> None:
@@ -225,6 +243,8 @@ class EventLoop:
             intervals.append(deadlock_detector.INTERVAL)
         if self._polled:
             intervals.append(POLL_INTERVAL)
+        if self._tracing is not None:
+            intervals.append(self._tracing.seconds_to_next_step())
         # The system takes no timeout of more than some weeks.
         return min((min(interval, _LONGEST) for interval in intervals if interval is not None), default=None)
 
@@ -259,6 +279,8 @@ class EventLoop:
         elif self._exiting:
             worker.close_input()
         self._lock_recovery.added(worker)
+        if self._tracing is not None:
+            self._tracing.worker_started(worker)
 
     def _watch_end(self, worker: WorkerHandle) -> None:
         if worker.sentinel >= 0:
@@ -305,7 +327,10 @@ class EventLoop:
             self._poll_soon |= worker in self._polled
             return False
         tasks = self._dispatcher.answered(worker, frames)
-        self.pending.set([_load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)])
+        outcomes = [_load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
+        if self._tracing is not None:
+            self._tracing.tasks_ended(worker, outcomes)
+        self.pending.set(outcomes)
         return True
 
     def _on_sentinel(self, worker: WorkerHandle) -> None:
@@ -338,6 +363,8 @@ class EventLoop:
             self._selector.unregister(worker.sentinel)
         tasks = self._dispatcher.remove(worker)
         code = self._starter.reap(worker)
+        if self._tracing is not None:
+            self._tracing.worker_ended(worker, tasks, code, expected=self._exiting or self._terminating)
         held = self._lock_recovery.recover(worker.pid)
         self._starter.remove(worker)
         for task in () if worker.is_given_up else tasks:
@@ -376,6 +403,12 @@ class EventLoop:
             self._dispatcher.close()
             for worker in self._workers:
                 worker.process.terminate()
+
+
+def _make_tracing(trace: TraceFile, dispatcher: Dispatcher) -> Tracing:
+    from .tracing import Tracing  # noqa: PLC0415 - few programs want it
+
+    return Tracing(trace, dispatcher)
 
 
 def _load(task: Task, payload: memoryview) -> TaskOutcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from threading import Thread, current_thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poollock._backend.process import ProcessStartError, check_descriptors
 from poollock._backend.signals import WAIT_SLICE, signals_blocked
@@ -20,6 +20,9 @@ from .event_loop import EventLoop
 from .jobs import Job
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
+
+if TYPE_CHECKING:
+    from poollock._trace.trace_file import TraceFile
 
 _DESCRIPTORS = 3  # that the pool's process has open for each worker: a socket, and two of multiprocessing
 # What a start has open beside these in passing.  The fork server ends if a start fails halfway.
@@ -38,6 +41,7 @@ class Supervisor:
         make_init_args: Called for what each worker puts in place first.
         locks: The pool's own locks.
         task_timeout: Seconds that a task may run; None is no limit.
+        trace: Where it is written what the workers do, if that is wanted.
 
     Attributes:
         processes: The processes of the workers.
@@ -53,14 +57,17 @@ class Supervisor:
         make_init_args: Callable[[], InitArgs],
         locks: Iterable[BaseLock],
         task_timeout: float | None = None,
+        trace: TraceFile | None = None,
     ) -> None:
         is_fork = ctx.get_start_method() == "fork"
         pickler = ObjectPickler(InheritedMainModule() if is_fork else ImportedMainModule())
         self._starter = starter = WorkerStarter(
-            ctx, make_process, size, maxtasks, make_init_args, pickler=pickler
+            ctx, make_process, size, maxtasks, make_init_args, pickler=pickler, trace=trace
         )
         self.processes = starter.processes
-        self._event_loop = event_loop = EventLoop(starter, size, locks, pickler, task_timeout)
+        self._event_loop = event_loop = EventLoop(
+            starter, size, locks, pickler, task_timeout=task_timeout, trace=trace
+        )
         self.pending = event_loop.pending
         workers: list[WorkerHandle] = []
         try:

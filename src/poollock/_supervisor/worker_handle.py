@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poollock._backend.process import (
     ProcessStartError,
@@ -26,15 +26,19 @@ from poollock._worker.worker_socket import WORDS, WorkerSocket
 
 from .task import Task
 
+if TYPE_CHECKING:
+    from poollock._trace.row import Row
+
 _workers: weakref.WeakSet[WorkerHandle] = weakref.WeakSet()
 
 
 class WorkerState:
     """The memory that a worker shares with the pool; the worker that replaces it has it next."""
 
-    def __init__(self, ctx: BaseContext) -> None:
+    def __init__(self, ctx: BaseContext, row: Row | None = None) -> None:
         self.words = shared_words(WORDS)
         self.lock: Any = ctx.Lock()
+        self.row = row  # of the trace
 
     def reset(self) -> None:
         """Make it as new, after the death of its worker, which may have held the lock."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poollock._backend.process import exit_code
 from poollock._backend.signals import block_signals
@@ -13,6 +13,10 @@ from poollock._worker.main import InitArgs, StartupData, run_worker
 from poollock._worker.object_pickling import ObjectPickler
 
 from .worker_handle import WorkerHandle, WorkerState
+
+if TYPE_CHECKING:
+    from poollock._trace.row import Row
+    from poollock._trace.trace_file import TraceFile
 
 _PAUSE = 0.1  # seconds before another start, for each worker in a row that failed to start
 _LONGEST_PAUSE = 1.0  # seconds
@@ -29,6 +33,7 @@ class WorkerStarter:
         maxtasks: How many tasks each of them runs; None is no limit.
         make_init_args: Called for what each worker puts in place first.
         pickler: Pickles for the workers.
+        trace: Where it is written what each of them does, if that is wanted.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class WorkerStarter:
         make_init_args: Callable[[], InitArgs],
         *,
         pickler: ObjectPickler,
+        trace: TraceFile | None = None,
     ) -> None:
         self.processes: list[Any] = []
         self.failures = 0  # workers in a row that ended before they were ready
@@ -48,7 +54,7 @@ class WorkerStarter:
         self._maxtasks = maxtasks
         self._make_init_args = make_init_args
         self._pickler = pickler
-        self._free_states = [WorkerState(ctx) for _ in range(size)]
+        self._free_states = [WorkerState(ctx, _make_row(trace, number)) for number in range(size, 0, -1)]
         self._paused = False
         self._starting = threading.Lock()
         # multiprocessing asks every child for its exit code when it starts one.  Of two threads that
@@ -95,8 +101,9 @@ class WorkerStarter:
     def _make(self, state: WorkerState) -> WorkerHandle:
         try:
             worker = WorkerHandle(state, self._maxtasks)
+            trace_words = state.row.reader.words if state.row is not None else None
             worker.startup_data = StartupData(
-                (state.words, state.lock, self._make_init_args()), self._pickler
+                (state.words, state.lock, self._make_init_args(), trace_words), self._pickler
             )
             worker.process = self._make_process(
                 self._ctx,
@@ -182,3 +189,11 @@ class WorkerStarter:
                 fail(error)
         finally:
             del error  # as in start_missing
+
+
+def _make_row(trace: TraceFile | None, number: int) -> Row | None:
+    if trace is None:
+        return None
+    from poollock._trace.row import Row  # noqa: PLC0415 - few programs want it
+
+    return Row(trace, number)

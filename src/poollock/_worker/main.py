@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import get_spawning_popen
 from time import perf_counter_ns
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from poollock._backend.describe import show_error
 from poollock._backend.signals import ignore_sigint, reset_sigterm, unblock_sigint
@@ -21,6 +21,9 @@ from .outcome_pickling import dump_error, dump_result, without_warnings
 from .task_pickling import run_task
 from .wait_reporter import WaitReporter
 from .worker_socket import WorkerSocket
+
+if TYPE_CHECKING:
+    from poollock._trace.recorder import Recorder
 
 # What a worker puts in place first: locks by their names, other locks, the initializer and its arguments.
 InitArgs: TypeAlias = (
@@ -41,13 +44,14 @@ class StartupData:
 
     Args:
         contents: The words that the worker shares with the pool, a multiprocessing lock (only who
-            holds it writes the words), and the arguments of the worker's initialization.
+            holds it writes the words), the arguments of the worker's initialization, and the words in
+            which the worker records what it does, if the pool makes a trace.
         pickler: Pickles for the worker.
     """
 
     def __init__(
         self,
-        contents: tuple[SharedWords, Any, InitArgs] | None = None,
+        contents: tuple[SharedWords, Any, InitArgs, SharedWords | None] | None = None,
         pickler: ObjectPickler | None = None,
     ) -> None:
         self.contents = contents
@@ -73,12 +77,13 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
         message = b"" if contents else connection.receive()
         step = "unpickling the initializer, its arguments and the locks"
         try:
-            words, lock, init_args = contents or pickle.loads(message)
+            words, lock, init_args, trace = contents or pickle.loads(message)
             step = "the initializer of the pool"
+            recorder = None if trace is None else _start_recorder(trace, init_args)
             locks = _initialize(init_args)
         except BaseException as error:  # noqa: BLE001 - sys.exit() among them: the pool is told
-            trace = without_warnings(traceback.format_exc)
-            connection.send(pickle.dumps((f"{step} raised {_shorten(show_error(error))}", trace)))
+            text = without_warnings(traceback.format_exc)
+            connection.send(pickle.dumps((f"{step} raised {_shorten(show_error(error))}", text)))
             return
         del startup_data, contents, message, init_args
         waiting.observe(WaitReporter(connection, words.view))
@@ -86,12 +91,22 @@ def run_worker(connection: WorkerSocket, maxtasks: int, startup_data: StartupDat
         for count, payload in enumerate(connection.tasks(words.view, lock), 1):
             begun = perf_counter_ns()
             outcome = _run(payload, locks)
+            if recorder is not None:
+                recorder.add_task(begun)
             connection.send(outcome, (perf_counter_ns() - begun) // 1000)
             del outcome  # or it would be in memory until the next one is there
             if count == maxtasks:
                 return
     except ConnectionError:  # the pool has ended
         return
+
+
+def _start_recorder(words: SharedWords, init_args: InitArgs) -> Recorder:
+    from poollock._trace.recorder import Recorder  # noqa: PLC0415 - few programs want it
+
+    recorder = Recorder(words)
+    recorder.start([*init_args[0].values(), *init_args[1]])
+    return recorder
 
 
 def _shorten(text: str) -> str:

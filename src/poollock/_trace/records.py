@@ -1,0 +1,97 @@
+"""What a worker records, in memory that it shares with the pool: a ring, which a killed worker leaves behind.
+
+A record is five words: what happened, and in which thread; the lock's key; when it began; when it
+ended; and, written last, the number of the record, by which the pool knows that all of it is there.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from poollock._locks.base import BaseLock
+from poollock._locks.shared_words import SharedWords, shared_words
+
+# What happened: a task ended; a wait began; a lock was taken, after that wait or without one; a wait
+# was given up; a lock was given back; all that the process still had of a lock was given back.
+TASK, WAITS, TAKEN, GAVE_UP, RELEASED, FREED = range(6)
+
+CAPACITY = 4096  # records
+NEXT = 0  # the word with the number of the record that the pool reads next
+_FIRST = 8  # the word at which the first record begins
+_WORDS = 5
+_KIND_BITS = 8  # the rest of that word is the thread
+_LOOK_AHEAD = 16
+
+_record = struct.Struct(f"={_WORDS}Q")
+pack_record = _record.pack_into
+_unpack = _record.unpack_from
+
+
+class Record(NamedTuple):
+    """Something that happened in a worker, at times in nanoseconds of ``perf_counter_ns``.
+
+    Attributes:
+        kind: ``TASK``, ``WAITS``, ``TAKEN``, ``GAVE_UP``, ``RELEASED`` or ``FREED``.
+        thread: In which thread; 0 is the main thread.
+        lock: The key of the lock.
+        begin: When it began.
+        end: When it ended.
+    """
+
+    kind: int
+    thread: int
+    lock: int
+    begin: int
+    end: int
+
+
+def place(number: int) -> int:
+    """Return where the record with this number stands, in bytes."""
+    return 8 * (_FIRST + number % CAPACITY * _WORDS)
+
+
+def kind_and_thread(kind: int, thread: int) -> int:
+    """Return the first word of a record."""
+    return kind | thread << _KIND_BITS & (1 << 64) - 1
+
+
+def lock_key(lock: BaseLock) -> int:
+    """Return what stands for *lock* in a record."""
+    return int.from_bytes(lock._identity[:8], "little")
+
+
+class RecordReader:
+    """The pool's end of the memory in which one worker records, and after it the one that replaces it.
+
+    Attributes:
+        words: The memory.
+    """
+
+    def __init__(self) -> None:
+        self.words: SharedWords = shared_words(_FIRST + CAPACITY * _WORDS)
+        self._missing = -1  # a record that was not there the last time, though a later one was
+
+    def take(self, *, ended: bool = False) -> list[Record]:
+        """Return the records that are new; with *ended*, the worker has ended, and another may follow."""
+        view = self.words.view
+        found: list[Record] = []
+        number = view[NEXT]
+        for _ in range(CAPACITY):
+            what, lock, begin, end, stamp = _unpack(view, place(number))
+            if stamp == number + 1:
+                thread, kind = divmod(what, 1 << _KIND_BITS)
+                found.append(Record(kind, thread, lock, begin, end))
+            elif not self._is_lost(number, ended=ended):
+                break
+            number += 1
+        view[NEXT] = number + CAPACITY * ended  # what the next worker records cannot be taken for old ones
+        return found
+
+    def _is_lost(self, number: int, *, ended: bool) -> bool:
+        """Return whether a record will never come: a signal handler has raised while it was being written."""
+        later = range(number + 1, number + _LOOK_AHEAD)
+        if not any(_unpack(self.words.view, place(each))[-1] == each + 1 for each in later):
+            return False
+        before, self._missing = self._missing, number
+        return ended or before == number
