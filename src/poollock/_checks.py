@@ -63,7 +63,7 @@ def check_path(name: str, path: object) -> str | None:
         return None
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path or None, not {path!r}")
-    return os.fsdecode(path)
+    return os.fsdecode(path)  # pyright: ignore[reportUnknownArgumentType] # a path of bytes is one, too
 
 
 def _as_int(number: object) -> int | None:

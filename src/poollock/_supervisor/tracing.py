@@ -93,10 +93,8 @@ class Tracing:
         except OSError as error:
             self._warn(error)
 
-    def seconds_to_next_step(self) -> float | None:
-        """Return in how many seconds ``step`` should be called; None if nothing happens."""
-        if self._file.is_complete and not any(worker.in_flight for worker in self._dispatcher.workers):
-            return None
+    def seconds_to_next_step(self) -> float:
+        """Return in how many seconds ``step`` should be called."""
         return self._file.seconds_to_next_write()
 
     def end(self) -> None:

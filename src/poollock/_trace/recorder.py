@@ -22,6 +22,7 @@ from .records import (
     FREED,
     GAVE_UP,
     NEXT,
+    NOTHING,
     RELEASED,
     TAKEN,
     TASK,
@@ -54,11 +55,15 @@ class Recorder:
     def add(self, kind: int, lock: int, begin: int, end: int) -> None:
         """Write a record; wait for room while the pool has not read enough of the others."""
         number = next(self._numbers)
-        while number - self._next[()] >= CAPACITY and not parent_is_gone():
-            sleep(_PAUSE)
-        ident = get_ident()
-        what = kind if ident == self._main_thread else kind_and_thread(kind, ident)
-        pack_record(self._view, place(number), what, lock, begin, end, number + 1)
+        try:
+            while number - self._next[()] >= CAPACITY and not parent_is_gone():
+                sleep(_PAUSE)
+            ident = get_ident()
+            what = kind if ident == self._main_thread else kind_and_thread(kind, ident)
+            pack_record(self._view, place(number), what, lock, begin, end, number + 1)
+        except BaseException:  # a signal handler has raised: the pool must not wait for this record
+            pack_record(self._view, place(number), *NOTHING, number + 1)
+            raise
 
     def add_task(self, begin: int) -> None:
         """Record that the task which began at *begin* has ended."""

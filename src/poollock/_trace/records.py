@@ -16,6 +16,8 @@ from poollock._locks.shared_words import SharedWords, shared_words
 # was given up; a lock was given back; all that the process still had of a lock was given back.
 TASK, WAITS, TAKEN, GAVE_UP, RELEASED, FREED = range(6)
 
+NOTHING = (GAVE_UP, 0, 0, 0)  # a record that says nothing: of no lock
+
 CAPACITY = 4096  # records
 NEXT = 0  # the word with the number of the record that the pool reads next
 _FIRST = 8  # the word at which the first record begins
@@ -89,7 +91,7 @@ class RecordReader:
         return found
 
     def _is_lost(self, number: int, *, ended: bool) -> bool:
-        """Return whether a record will never come: a signal handler has raised while it was being written."""
+        """Return whether a record will never come: signal handlers have raised, or the worker has ended."""
         later = range(number + 1, number + _LOOK_AHEAD)
         if not any(_unpack(self.words.view, place(each))[-1] == each + 1 for each in later):
             return False

@@ -10,6 +10,7 @@ from typing import Any
 _WORTH_SAYING = 0.05  # of the workers' time
 _MUCH_IDLE = 0.25  # of the workers' time
 _MICROS = 1e6  # in a second
+_ROUNDING = 1e-8  # seconds
 
 
 class NotATraceError(ValueError):
@@ -162,7 +163,7 @@ class Summary:
 
     def _assign(self, worker: str, begin: float, end: float, task: str) -> None:
         for _, last, each in self._unassigned.pop(worker, ()):
-            if begin <= last <= end:
+            if begin <= last <= end + _ROUNDING:
                 each.task = task
 
     def bottleneck(self) -> str:
@@ -179,9 +180,9 @@ class Summary:
             )
         if idle >= _MUCH_IDLE:
             return (
-                f"No lock is the bottleneck: for {idle:.0%} of their time the workers had no task. There were "
-                "too few, they came too slowly, or they were so small that sending them took longer than they "
-                "did (see chunksize)."
+                f"No lock is the bottleneck: for {idle:.0%} of their time the workers had no task. There "
+                "were too few, they came too slowly, or they were so small that sending them took longer "
+                "than they did (see chunksize)."
             )
         return f"No lock is a bottleneck: {waited:.0%} of the workers' time was waiting for the busiest one."
 
@@ -241,21 +242,22 @@ def read_events(path: str) -> Iterator[dict[str, Any]]:
         NotATraceError: It is another file.
         OSError: It cannot be read.
     """
+    wrong = f"{path!r} is not a trace that a pool has written"
     with open(path, encoding="utf-8", errors="replace") as file:
         if file.readline().rstrip() != "[":
-            raise NotATraceError(f"{path!r} is not a trace that a pool has written")
+            raise NotATraceError(wrong)
         for number, line in enumerate(file):
             text = line.rstrip().rstrip(",")
             if text in {"", "]"}:
                 continue
             try:
-                event = json.loads(text)
+                event: dict[str, Any] = json.loads(text)
             except ValueError:
                 if not line.endswith("\n"):  # the program was killed while it wrote this
                     return
-                raise NotATraceError(f"{path!r} is not a trace that a pool has written") from None
-            if not number and "poollock" not in event.get("args", {}):
-                raise NotATraceError(f"{path!r} is not a trace that a pool has written")
+                raise NotATraceError(wrong) from None
+            if not number and '"poollock"' not in text:
+                raise NotATraceError(wrong)
             yield event
 
 

@@ -118,11 +118,6 @@ class TraceFile:
 
     # Writing.
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all events that there are have been written."""
-        return not self._lines
-
     def is_due(self) -> bool:
         """Return whether it is time for ``write``."""
         return perf_counter() >= self._next_write
