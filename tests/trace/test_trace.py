@@ -40,7 +40,7 @@ from poollock import (
     locked_pool,
 )
 from poollock._trace.recorder import Recorder
-from poollock._trace.records import CAPACITY, NEXT, RELEASED, TAKEN, TASK, RecordReader
+from poollock._trace.records import CAPACITY, NEXT, RELEASED, TAKEN, TASK, RecordReader, split
 from poollock._trace.summary import Summary, read_events
 
 Event = dict[str, Any]
@@ -187,13 +187,14 @@ def test_waits_and_counters(path: Path) -> None:
     counters: dict[str, list[int]] = {}
     for event in sorted(json.loads(path.read_text()), key=lambda event: float(event.get("ts", 0))):
         if event["ph"] == "C":
-            counters.setdefault(event["name"], []).append(event["args"]["tasks"])
-    assert counters.keys() == {"tasks that wait for lock", "tasks in the backlog"}
-    waiting = counters["tasks that wait for lock"]
+            ((unit, count),) = event["args"].items()
+            counters.setdefault(f"{event['name']} {unit}", []).append(count)
+    assert counters.keys() == {"lock waiters", "backlog tasks"}
+    waiting = counters["lock waiters"]
     assert max(waiting) == 2
     assert waiting[-1] == 0
     assert {abs(a - b) for a, b in zip(waiting, [0, *waiting], strict=False)} == {1}
-    assert counters["tasks in the backlog"][-1] == 0
+    assert counters["backlog tasks"][-1] == 0
 
 
 def test_more_records_than_fit(path: Path) -> None:
@@ -342,7 +343,7 @@ def test_signal_handler_that_raises_at_each_step(make: Callable[[], BaseLock], r
         assert not lock.locked(), f"at step {count}"
         count += 1
     assert count > 50
-    kinds = [record.kind for record in reader.take(ended=True)]
+    kinds = [split(what)[1] for what, *_ in reader.take(ended=True)]
     assert {TAKEN, RELEASED} <= {*kinds}
 
 
@@ -353,15 +354,15 @@ def test_record_that_was_begun_and_not_written() -> None:
     recorder.add(TASK, 1, 0, 0)
     next(recorder._numbers)
     recorder.add(TASK, 2, 0, 0)
-    assert [record.lock for record in reader.take()] == [1]  # it may be about to be written
-    assert [record.lock for record in reader.take()] == [2]
+    assert [lock for _, lock, *_ in reader.take()] == [1]  # it may be about to be written
+    assert [lock for _, lock, *_ in reader.take()] == [2]
     next(recorder._numbers)
     recorder.add(TASK, 3, 0, 0)
-    assert [record.lock for record in reader.take(ended=True)] == [3]
+    assert [lock for _, lock, *_ in reader.take(ended=True)] == [3]
     assert reader.take() == []
     after = Recorder(reader.words)  # of the worker that replaces it
     after.add(TASK, 4, 0, 0)
-    assert [record.lock for record in reader.take()] == [4]
+    assert [lock for _, lock, *_ in reader.take()] == [4]
 
 
 def test_recorder_waits_for_room() -> None:
@@ -371,4 +372,4 @@ def test_recorder_waits_for_room() -> None:
         recorder.add(TASK, number, 0, 0)
     reader.words.view[NEXT] += 1  # the pool has read one
     recorder.add(TASK, CAPACITY, 0, 0)
-    assert [record.lock for record in reader.take()] == [*range(1, CAPACITY + 1)]
+    assert [lock for _, lock, *_ in reader.take()] == [*range(1, CAPACITY + 1)]

@@ -8,6 +8,7 @@ from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING
 
 from poollock._backend.describe import describe_exit
+from poollock._trace.records import CAPACITY
 from poollock._trace.row import Row, TaskEnd
 from poollock._trace.trace_file import TraceFile
 from poollock._worker.worker_socket import BEGUN_AT
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .worker_handle import WorkerHandle
 
 _BACKLOG_INTERVAL = 1_000_000  # nanoseconds between two counts of the backlog
+_MANY = CAPACITY // 8  # records of a worker
 _LATE = 10_000_000  # nanoseconds after which all that has begun is recorded
 
 
@@ -84,12 +86,11 @@ class Tracing:
         if not self._file.is_due():
             return
         now = perf_counter_ns()
-        for worker in self._dispatcher.workers:
-            _row(worker).update()
+        most = max((_row(worker).update() for worker in self._dispatcher.workers), default=0)
         self._file.backlog(self._dispatcher.backlog_size)
         self._job = None  # it would keep the items of its iterable in memory
         try:
-            self._file.write(now - _LATE)
+            self._file.write(now - _LATE, is_much=most > _MANY)
         except OSError as error:
             self._warn(error)
 

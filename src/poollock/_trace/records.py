@@ -7,7 +7,8 @@ ended; and, written last, the number of the record, by which the pool knows that
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from itertools import chain
+from typing import TypeAlias
 
 from poollock._locks.base import BaseLock
 from poollock._locks.shared_words import SharedWords, shared_words
@@ -18,7 +19,7 @@ TASK, WAITS, TAKEN, GAVE_UP, RELEASED, FREED = range(6)
 
 NOTHING = (GAVE_UP, 0, 0, 0)  # a record that says nothing: of no lock
 
-CAPACITY = 4096  # records
+CAPACITY = 8192  # records
 NEXT = 0  # the word with the number of the record that the pool reads next
 _FIRST = 8  # the word at which the first record begins
 _WORDS = 5
@@ -27,25 +28,10 @@ _LOOK_AHEAD = 16
 
 _record = struct.Struct(f"={_WORDS}Q")
 pack_record = _record.pack_into
-_unpack = _record.unpack_from
 
-
-class Record(NamedTuple):
-    """Something that happened in a worker, at times in nanoseconds of ``perf_counter_ns``.
-
-    Attributes:
-        kind: ``TASK``, ``WAITS``, ``TAKEN``, ``GAVE_UP``, ``RELEASED`` or ``FREED``.
-        thread: In which thread; 0 is the main thread.
-        lock: The key of the lock.
-        begin: When it began.
-        end: When it ended.
-    """
-
-    kind: int
-    thread: int
-    lock: int
-    begin: int
-    end: int
+# What happened and in which thread, which is 0 for the main thread; the lock's key; when it began, and
+# when it ended, in nanoseconds of perf_counter_ns.
+Record: TypeAlias = tuple[int, int, int, int]
 
 
 def place(number: int) -> int:
@@ -54,8 +40,13 @@ def place(number: int) -> int:
 
 
 def kind_and_thread(kind: int, thread: int) -> int:
-    """Return the first word of a record."""
+    """Return what stands first in a record."""
     return kind | thread << _KIND_BITS & (1 << 64) - 1
+
+
+def split(what: int) -> tuple[int, int]:
+    """Return the thread and the kind of what stands first in a record."""
+    return what >> _KIND_BITS, what & (1 << _KIND_BITS) - 1
 
 
 def lock_key(lock: BaseLock) -> int:
@@ -72,6 +63,7 @@ class RecordReader:
 
     def __init__(self) -> None:
         self.words: SharedWords = shared_words(_FIRST + CAPACITY * _WORDS)
+        self._bytes = self.words.view.cast("B")
         self._missing = -1  # a record that was not there the last time, though a later one was
 
     def take(self, *, ended: bool = False) -> list[Record]:
@@ -79,11 +71,11 @@ class RecordReader:
         view = self.words.view
         found: list[Record] = []
         number = view[NEXT]
-        for _ in range(CAPACITY):
-            what, lock, begin, end, stamp = _unpack(view, place(number))
+        middle = place(number)
+        parts = self._bytes[middle:], self._bytes[place(0) : middle]
+        for what, lock, begin, end, stamp in chain(*map(_record.iter_unpack, parts)):
             if stamp == number + 1:
-                thread, kind = divmod(what, 1 << _KIND_BITS)
-                found.append(Record(kind, thread, lock, begin, end))
+                found.append((what, lock, begin, end))
             elif not self._is_lost(number, ended=ended):
                 break
             number += 1
@@ -93,7 +85,7 @@ class RecordReader:
     def _is_lost(self, number: int, *, ended: bool) -> bool:
         """Return whether a record will never come: signal handlers have raised, or the worker has ended."""
         later = range(number + 1, number + _LOOK_AHEAD)
-        if not any(_unpack(self.words.view, place(each))[-1] == each + 1 for each in later):
+        if not any(_record.unpack_from(self._bytes, place(each))[-1] == each + 1 for each in later):
             return False
         before, self._missing = self._missing, number
         return ended or before == number

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import defaultdict, deque
 from functools import lru_cache
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from .records import FREED, GAVE_UP, RELEASED, TAKEN, TASK, WAITS, Record, RecordReader
+from .records import GAVE_UP, RELEASED, TAKEN, TASK, WAITS, Record, RecordReader, split
 from .trace_file import TraceFile
 
+_A_LITTLE = 1000  # nanoseconds
 _ROWS = 1000  # numbers for the rows of one worker
 
 _json = lru_cache(json.dumps)  # of names, of which there are few
@@ -30,10 +31,8 @@ class TaskEnd(NamedTuple):
     ended: str = "ok"
 
 
-class _Hold(NamedTuple):
-    lock: int
-    begin: int
-    again: bool  # its thread had it already: it is an RLock
+# A lock; since when a thread has it; whether it had it already, as with an RLock.
+_Hold: TypeAlias = tuple[int, int, bool]
 
 
 class Row:
@@ -50,9 +49,11 @@ class Row:
         self._file = file
         self._pid = 0  # of the last worker
         self._ended: deque[TaskEnd] = deque()  # tasks that the pool knows to have ended
-        self._recorded: deque[Record] = deque()  # tasks of which the worker has recorded that
+        self._recorded: deque[tuple[int, int]] = deque()  # those of which it has recorded when that was
         self._waits: dict[tuple[int, int], int] = {}  # since when, by thread and lock
-        self._holds: dict[int, list[_Hold]] = {}  # by thread; what was taken last comes last
+        self._holds: defaultdict[int, list[_Hold]] = defaultdict(
+            list
+        )  # by thread; what was taken last comes last
         self._rows = {0: number}  # by thread, those of the other threads
         file.name_row(number, f"worker {number}")
 
@@ -71,9 +72,11 @@ class Row:
         self._ended += tasks
         self.update()
 
-    def update(self) -> None:
-        """Take in what the worker has recorded."""
-        self._take_in(self.reader.take())
+    def update(self) -> int:
+        """Take in what the worker has recorded; return how many records that were."""
+        records = self.reader.take()
+        self._take_in(records)
+        return len(records)
 
     def worker_ended(self, tasks: list[TaskEnd], begun: int | None, how: str) -> None:
         """Take in that the worker has ended.
@@ -86,14 +89,15 @@ class Row:
         now = perf_counter_ns()
         self._take_in(self.reader.take(ended=True))
         for thread, lock in list(self._waits):
-            self._end_wait(Record(GAVE_UP, thread, lock, 0, now))
+            self._end_wait(thread, lock, now, taken=False)
         for thread in list(self._holds):
-            self._free(Record(FREED, thread, 0, 0, now))
+            self._free(thread, 0, now)
         begin = now if begun is None else begun
         for task in tasks:
-            # It may have recorded the end of its task, and not have sent all of the outcome.
-            recorded = self._recorded.popleft() if self._recorded else Record(TASK, 0, 0, begin, now)
-            self._add_task(recorded, task)
+            # It may have recorded the end of its task, and not have sent all of the outcome.  Else the task
+            # ends a little later than what it held, for readers that round.
+            times = self._recorded.popleft() if self._recorded else (begin, now + _A_LITTLE)
+            self._add_task(task, times)
             begin = now
         self._recorded.clear()
         self._ended.clear()
@@ -101,15 +105,25 @@ class Row:
             self._file.mark(self.number, how, now, {"pid": self._pid})
 
     def _take_in(self, records: list[Record]) -> None:
-        for record in records:
-            _HANDLERS[record.kind](self, record)
+        for what, lock, begin, end in records:
+            thread, kind = split(what)
+            if kind == TASK:
+                self._recorded.append((begin, end))
+            elif kind == TAKEN:
+                self._taken(thread, lock, end)
+            elif kind == RELEASED:
+                self._released(thread, lock, end)
+            elif kind == WAITS:
+                self._waits[thread, lock] = begin
+                self._file.waits(begin, self._file.lock_name(lock), 1)
+            elif kind == GAVE_UP:
+                self._end_wait(thread, lock, end, taken=False)
+            else:
+                self._free(thread, lock, end)
         while self._ended and self._recorded:
-            self._add_task(self._recorded.popleft(), self._ended.popleft())
+            self._add_task(self._ended.popleft(), self._recorded.popleft())
 
-    def _task(self, record: Record) -> None:
-        self._recorded.append(record)
-
-    def _add_task(self, record: Record, task: TaskEnd) -> None:
+    def _add_task(self, task: TaskEnd, times: tuple[int, int]) -> None:
         name, items, ended = task
         if items is None:
             which = ""
@@ -118,54 +132,50 @@ class Row:
         else:
             which = f'"items":"{items[0]} to {items[-1]}",'
         args = f'{{{which}"ended":{_json(ended)},"pid":{self._pid}}}'
-        self._file.span(self.number, "task", _json(name), (record.begin, record.end), args)
+        self._file.span(self.number, "task", _json(name), times, args)
 
-    def _begin_wait(self, record: Record) -> None:
-        self._waits[record.thread, record.lock] = record.begin
-        self._file.waits(record.begin, self._file.lock_name(record.lock), 1)
-
-    def _end_wait(self, record: Record) -> None:
-        begin = self._waits.pop((record.thread, record.lock), None)
+    def _end_wait(self, thread: int, lock: int, end: int, *, taken: bool) -> None:
+        begin = self._waits.pop((thread, lock), None)
         if begin is None:
             return
-        lock = self._file.lock_name(record.lock)
-        self._file.waits(record.end, lock, -1)
-        taken = "true" if record.kind == TAKEN else "false"
-        args = f'{{"lock":{_json(lock)},"taken":{taken}}}'
-        row = self._row(record.thread)
-        self._file.span(row, "wait", _json(f"waits for {lock}"), (begin, record.end), args)
+        name = self._file.lock_name(lock)
+        self._file.waits(end, name, -1)
+        args = f'{{"lock":{_json(name)},"taken":{"true" if taken else "false"}}}'
+        self._file.span(self._row(thread), "wait", _json(f"waits for {name}"), (begin, end), args)
 
-    def _taken(self, record: Record) -> None:
-        self._end_wait(record)
-        holds = self._holds.setdefault(record.thread, [])
-        again = not self._file.is_semaphore(record.lock) and any(h.lock == record.lock for h in holds)
-        holds.append(_Hold(record.lock, record.end, again))
+    def _taken(self, thread: int, lock: int, end: int) -> None:
+        if self._waits:
+            self._end_wait(thread, lock, end, taken=True)
+        holds = self._holds[thread]
+        again = any(hold[0] == lock for hold in holds) and not self._file.is_semaphore(lock)
+        holds.append((lock, end, again))
 
-    def _released(self, record: Record) -> None:
+    def _released(self, thread: int, lock: int, end: int) -> None:
         # Another thread may release it than the one that took it.  Who else does is not known here.
-        for thread in (record.thread, *self._holds):
-            holds = self._holds.get(thread, [])
+        for each in (thread, *self._holds):
+            holds = self._holds[each]
             for hold in reversed(holds):
-                if hold.lock == record.lock:
-                    self._end_hold(thread, holds, hold, record.end)
+                if hold[0] == lock:
+                    self._end_hold(each, holds, hold, end)
                     return
 
-    def _free(self, record: Record) -> None:
-        """End all holds of a thread, of one lock or, if the worker has ended, of all."""
-        holds = self._holds.get(record.thread, [])
+    def _free(self, thread: int, lock: int, end: int) -> None:
+        """End the holds of a thread: those of one lock or, with 0, all of them."""
+        holds = self._holds[thread]
         for hold in holds[::-1]:
-            if record.lock in {0, hold.lock}:
-                self._end_hold(record.thread, holds, hold, record.end)
+            if lock in {0, hold[0]}:
+                self._end_hold(thread, holds, hold, end)
 
     def _end_hold(self, thread: int, holds: list[_Hold], hold: _Hold, end: int) -> None:
         is_last = hold is holds[-1]
         holds.remove(hold)
-        if hold.again:
+        lock, begin, again = hold
+        if again:
             return
-        lock = self._file.lock_name(hold.lock)
+        name = self._file.lock_name(lock)
         # The spans of a row have to lie within each other: one that does not has a row of its own.
-        row = self._row(thread) if is_last else self._row(-hold.lock, lock)
-        self._file.span(row, "hold", _json(f"holds {lock}"), (hold.begin, end), f'{{"lock":{_json(lock)}}}')
+        row = self._row(thread) if is_last else self._row(-lock, name)
+        self._file.span(row, "hold", _json(f"holds {name}"), (begin, end), f'{{"lock":{_json(name)}}}')
 
     def _row(self, key: int, what: str = "another thread") -> int:
         """Return the number of a row: of a thread of the worker, or of what else has one."""
@@ -173,13 +183,3 @@ class Row:
             self._rows[key] = number = _ROWS * self.number + len(self._rows)
             self._file.name_row(number, f"worker {self.number}, {what}")
         return self._rows[key]
-
-
-_HANDLERS = {
-    TASK: Row._task,
-    WAITS: Row._begin_wait,
-    TAKEN: Row._taken,
-    GAVE_UP: Row._end_wait,
-    RELEASED: Row._released,
-    FREED: Row._free,
-}

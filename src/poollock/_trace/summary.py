@@ -274,7 +274,7 @@ def _duration(seconds: float) -> str:
     for unit, name in ((1, "s"), (1e-3, "ms")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
-    return f"{seconds * _MICROS:.0f} us"
+    return f"{seconds * _MICROS:.0f} us" if seconds else "-"
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -18,7 +18,8 @@ from poollock._locks.registry import every_lock
 
 from .records import lock_key
 
-INTERVAL = 0.05  # seconds between two times to write
+_INTERVAL = 0.05  # seconds between two times to write
+_SHORT_INTERVAL = 0.005  # seconds; while so much is recorded that there might be no room for it
 _FORMAT = 1  # of the file, for who reads it
 
 
@@ -81,7 +82,7 @@ class TraceFile:
         """Say how many tasks are in the backlog now."""
         if count != self._in_backlog:
             self._in_backlog = count
-            self._counter("tasks in the backlog", perf_counter_ns(), "tasks", count)
+            self._counter("backlog", perf_counter_ns(), "tasks", count)
 
     def waits(self, when: int, lock: str, change: int) -> None:
         """Say that one more task waits for *lock*, or one fewer."""
@@ -126,20 +127,21 @@ class TraceFile:
         """Return in how many seconds ``write`` should be called."""
         return max(0.0, self._next_write - perf_counter())
 
-    def write(self, known_until: int) -> None:
+    def write(self, known_until: int, *, is_much: bool = False) -> None:
         """Write the events that there are.
 
         Args:
             known_until: All that has begun before is known; later there may be waits that are not.
+            is_much: Whether much is recorded just now, so that the next time is to come soon.
 
         Raises:
             OSError: The file takes no more; nothing else will be written.
         """
-        self._next_write = perf_counter() + INTERVAL
+        self._next_write = perf_counter() + (_SHORT_INTERVAL if is_much else _INTERVAL)
         while self._changes and self._changes[0][0] < known_until:
             when, lock, change = heapq.heappop(self._changes)
             self._waiters[lock] += change
-            self._counter(f"tasks that wait for {lock}", when, "tasks", self._waiters[lock])
+            self._counter(lock, when, "waiters", self._waiters[lock])
         data = memoryview("".join(self._lines).encode())
         self._lines.clear()
         try:
