@@ -68,7 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "run.json")
         for name, (count, work) in WORK.items():
-            without, ratios = [], []
+            without: list[float] = []
+            ratios: list[float] = []
             for _ in range(options.rounds):
                 seconds = measure(work, options.workers, None)
                 without.append(seconds)

@@ -51,9 +51,7 @@ class Row:
         self._ended: deque[TaskEnd] = deque()  # tasks that the pool knows to have ended
         self._recorded: deque[tuple[int, int]] = deque()  # those of which it has recorded when that was
         self._waits: dict[tuple[int, int], int] = {}  # since when, by thread and lock
-        self._holds: defaultdict[int, list[_Hold]] = defaultdict(
-            list
-        )  # by thread; what was taken last comes last
+        self._holds: dict[int, list[_Hold]] = defaultdict(list)  # by thread; the last taken comes last
         self._rows = {0: number}  # by thread, those of the other threads
         file.name_row(number, f"worker {number}")
 
