@@ -14,15 +14,15 @@ from ._errors import (
     TaskTimeoutError,
     WorkerDiedError,
 )
-from ._locks.base import BaseLock
-from ._locks.current import current_lock
-from ._locks.lock import Lock
-from ._locks.rlock import RLock
-from ._locks.semaphore import Semaphore
 
 if TYPE_CHECKING:
     from ._broken import BrokenPoolError
     from ._factories import locked_pool, manager_locked_pool
+    from ._locks.base import BaseLock
+    from ._locks.current import current_lock
+    from ._locks.lock import Lock
+    from ._locks.rlock import RLock
+    from ._locks.semaphore import Semaphore
     from ._log.handler import LockedLogHandler
     from ._log.writer import LockedLogWriter
     from ._pool.pool import LockedPool
@@ -54,10 +54,15 @@ __all__ = [
 
 # Imported when they are wanted: not every program wants them, nor what they stand on.
 _LATER = {
+    "BaseLock": "._locks.base",
     "BrokenPoolError": "._broken",
+    "Lock": "._locks.lock",
     "LockedLogHandler": "._log.handler",
     "LockedLogWriter": "._log.writer",
     "LockedPool": "._pool.pool",
+    "RLock": "._locks.rlock",
+    "Semaphore": "._locks.semaphore",
+    "current_lock": "._locks.current",
     "locked_pool": "._factories",
     "manager_locked_pool": "._factories",
 }

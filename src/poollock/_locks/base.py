@@ -26,6 +26,8 @@ _Lock = TypeVar("_Lock", bound="BaseLock")
 class BaseLock(ABC):
     """What every lock of a pool can do, wherever it lives: the type for annotations."""
 
+    __module__ = "poollock"
+
     __slots__ = ("__weakref__", "_identity", "_is_pools", "_name")
 
     _identity: bytes

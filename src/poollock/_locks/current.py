@@ -44,3 +44,6 @@ def current_lock(name: str = "lock") -> BaseLock:
             "locked_pool(), of manager_locked_pool(), or of a pool with initializer=lock.install; "
             "in the process that made the pool, use pool.lock"
         ) from None
+
+
+current_lock.__module__ = "poollock"

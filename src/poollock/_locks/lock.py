@@ -76,6 +76,8 @@ class Lock(ExclusiveLock):
         OSError: The system has no semaphore left, or no place for one.
     """
 
+    __module__ = "poollock"
+
     __slots__ = ()
 
     def __init__(self, *, context: BaseContext | str | None = None) -> None:

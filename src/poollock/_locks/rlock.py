@@ -28,6 +28,8 @@ class RLock(ExclusiveLock):
         OSError: The system has no semaphore left, or no place for one.
     """
 
+    __module__ = "poollock"
+
     # The semaphore itself counts how often its thread has taken it.  `_again` is the same count, of
     # what is done: if a signal handler raises in the middle, the two differ by one.
     __slots__ = ("_again",)

@@ -40,6 +40,8 @@ class Semaphore(SemaphoreLock):
         OSError: The system has no semaphore left, or no place for one.
     """
 
+    __module__ = "poollock"
+
     # The main thread, where signal handlers run and the tasks of a pool, has a view of the semaphore
     # to itself.  If a handler raises in the middle, what that view has counted differs from what the
     # main thread has recorded, and it can be told what was done.  To record is one step, in which
