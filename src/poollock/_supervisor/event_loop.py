@@ -176,10 +176,10 @@ class EventLoop:
             self._dispatcher.close()
             self.task_handler.stop()
             self.pending.fail_all_now(self._make_error)
+            self.pending.callbacks.stop()
             if self._tracing is not None:
                 self._tracing.end()
             self.close_after_fork()
-            self.pending.callbacks.stop()
 
     def _start(self, starter_thread: Thread) -> None:
         try:

@@ -65,8 +65,15 @@ class Tracing:
     def worker_ended(
         self, worker: WorkerHandle, tasks: Sequence[Task], code: int | None, *, expected: bool
     ) -> None:
-        """Take in that *worker* has ended, with these tasks begun, and this exit code."""
-        how = "TaskTimeoutError" if worker.timed_out else "WorkerDiedError"
+        """Take in that *worker* has ended.
+
+        Args:
+            worker: The worker.
+            tasks: What it had begun and not answered.
+            code: Its exit code, if that is known.
+            expected: Whether the pool is ending.
+        """
+        how = "TaskTimeoutError" if worker.timed_out else "BrokenPoolError" if expected else "WorkerDiedError"
         begun_at = worker.state.words.view[BEGUN_AT]
         # The word is of another clock.
         begun = perf_counter_ns() - (monotonic_ns() - begun_at) if begun_at else None

@@ -130,7 +130,7 @@ def _recording_methods(recorder: Recorder, cls: type[Any]) -> dict[str, Callable
             recorder.acquire(lock_key(self), take, timeout if block else 0)
         except BaseException:
             if taken == [True]:
-                plain_release(self)
+                release(self)
             raise
         return taken == [True]
 
