@@ -77,8 +77,9 @@ def in_threads(lock: BaseLock) -> None:
 def use_in_fork(lock: BaseLock) -> int:
     pid = os.fork()
     if not pid:
-        with lock:
-            pass
+        for _ in range(5):
+            with lock:
+                pass
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     with lock:
