@@ -1,4 +1,4 @@
-"""Draw what a lock and a log record cost, as docs/_static/costs-light.svg and costs-dark.svg.
+"""Draw what a lock and a log record cost, as docs/_static/costs-*.svg.
 
     pip install -e '.[bench]'
     python benchmarks/locks.py 1 --json locks.json
@@ -6,7 +6,8 @@
     python docs/draw.py locks.json log.json
 
 On a machine with nothing else to do.  Each picture shows the medians for the smallest number of
-processes in its file, and says on what machine and when they were measured.
+processes in its file, and says on what machine and when they were measured.  It is as wide as a
+phone, and two fit into README's column side by side.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STATIC = Path(__file__).parent / "_static"
-WIDTH = 700
-NAMES = 262  # where the bars begin
-BARS = 360  # how long the longest may be; behind it stands its figure
-HEAD = 24  # how high the title of a panel is
-ROW = 26
-FIGURE = 72  # how long a figure may be
+WIDTH = 360
+NAMES = 184  # where the bars begin
+BARS = 112  # how long the longest may be; behind it stands its figure
+HEAD = 28  # how high the title is
+ROW = 20
+FIGURE = 62  # how long a figure may be
 FONT = "-apple-system, BlinkMacSystemFont, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
-THICK = 14
+THICK = 12
 
 
 class Theme(NamedTuple):
@@ -45,62 +46,63 @@ THEMES = {
 }
 
 
-class Panel(NamedTuple):
-    """A part of the picture.
+class Picture(NamedTuple):
+    """What is in a picture, in light and in dark.
 
     Attributes:
+        name: The beginning of its files' names.
         title: What costs this.
         ours: What is poollock's, by the benchmark's name: what the picture calls it.
         others: What is not.
+        in_pairs: Whether each of ours is followed by the other in the same place; else the cheapest is first.
     """
 
+    name: str
     title: str
     ours: dict[str, str]
     others: dict[str, str]
+    in_pairs: bool = False
 
 
-# Those of one file have one scale.
-PANELS = [
-    [
-        Panel(
-            "To take a lock and release it",
-            {
-                "poollock.Lock": "poollock.Lock",
-                "poollock.RLock": "poollock.RLock",
-                "poollock.Semaphore(3)": "poollock.Semaphore(3)",
-                "manager_locked_pool": "poollock.manager_locked_pool",
-            },
-            {
-                "multiprocessing.Lock": "multiprocessing.Lock",
-                "multiprocessing.RLock": "multiprocessing.RLock",
-                "multiprocessing.Semaphore(3)": "multiprocessing.Semaphore(3)",
-                "Manager().Lock()": "multiprocessing.Manager().Lock",
-            },
-        ),
-    ],
-    [
-        Panel(
-            "To write a line to a log",
-            {"LockedLogWriter.write": "poollock.LockedLogWriter"},
-            {
-                "open, append, close under a Lock": "multiprocessing.Lock, append",
-                "the same under a manager's": "Manager().Lock, append",
-                "portalocker around an append": "portalocker, append",
-                "filelock around an append": "filelock, append",
-            },
-        ),
-        Panel(
-            "To log a record with its level and logger",
-            {"LockedLogHandler": "poollock.LockedLogHandler"},
-            {
-                "logging.FileHandler, unsafe": "logging.FileHandler, unsafe",
-                "QueueHandler and listener": "logging.handlers.QueueListener",
-                "concurrent-log-handler": "concurrent-log-handler",
-                "loguru, enqueue=True": "loguru, enqueue=True",
-            },
-        ),
-    ],
-]
+LOCKS = Picture(
+    "costs-locks",
+    "Take a free lock and release it",
+    {
+        "poollock.Lock": "poollock.Lock",
+        "poollock.RLock": "poollock.RLock",
+        "poollock.Semaphore(3)": "poollock.Semaphore(3)",
+        "manager_locked_pool": "manager_locked_pool's lock",
+    },
+    {
+        "multiprocessing.Lock": "multiprocessing.Lock",
+        "multiprocessing.RLock": "multiprocessing.RLock",
+        "multiprocessing.Semaphore(3)": "multiprocessing.Semaphore(3)",
+        "Manager().Lock()": "Manager().Lock()",
+    },
+    in_pairs=True,
+)
+LOG = Picture(
+    "costs-log",
+    "Write a line to a log",
+    {"LockedLogWriter.write": "poollock.LockedLogWriter"},
+    {
+        "open, append, close under a Lock": "append with a Lock()",
+        "the same under a manager's": "append with Manager().Lock()",
+        "portalocker around an append": "append with portalocker",
+        "filelock around an append": "append with filelock",
+    },
+)
+LOGGING = Picture(
+    "costs-logging",
+    "Log a record with logging",
+    {"LockedLogHandler": "poollock.LockedLogHandler"},
+    {
+        "logging.FileHandler, unsafe": "logging.FileHandler, unsafe",
+        "QueueHandler and listener": "QueueHandler, QueueListener",
+        "concurrent-log-handler": "concurrent-log-handler",
+        "loguru, enqueue=True": "loguru, enqueue=True",
+    },
+)
 
 
 class Bar(NamedTuple):
@@ -122,11 +124,14 @@ class Scale(NamedTuple):
         return NAMES + BARS * (math.log10(nanoseconds) - self.low) / (self.high - self.low)
 
 
-def read(panel: Panel, costs: dict[str, Any]) -> list[Bar]:
-    """Return the bars of a panel, the cheapest first."""
-    names = panel.ours | panel.others
-    bars = [Bar(names[name], costs[name]["median"], name in panel.ours) for name in names if name in costs]
-    return sorted(bars, key=lambda bar: bar.nanoseconds)
+def read(picture: Picture, costs: dict[str, Any]) -> list[Bar]:
+    """Return the bars of a picture, in their order."""
+    names = picture.ours | picture.others
+    if picture.in_pairs:
+        order = [name for pair in zip(picture.ours, picture.others, strict=True) for name in pair]
+    else:
+        order = sorted(names, key=lambda name: costs[name]["median"])
+    return [Bar(names[name], costs[name]["median"], name in picture.ours) for name in order]
 
 
 def fit(bars: list[Bar]) -> Scale:
@@ -159,58 +164,44 @@ def draw_row(bar: Bar, scale: Scale, y: float, theme: Theme) -> list[str]:
     x = scale.place(bar.nanoseconds)
     lines = [scale.place(10**power) for power in range(scale.low, math.floor(scale.high) + 1)]
     weight = ' font-weight="600"' if bar.ours else ""
-    shape = f"M{NAMES} {y + 6:.0f}H{x - 3:.1f}q3 0 3 3v{THICK - 6}q0 3 -3 3H{NAMES}z"
+    shape = f"M{NAMES} {y + 4:.0f}H{x - 3:.1f}q3 0 3 3v{THICK - 6}q0 3 -3 3H{NAMES}z"
     return [
         *(
             f'<path d="M{line:.1f} {y:.0f}v{ROW}" stroke="{theme.grid}"/>'
             for line in lines
             if not x < line < x + FIGURE
         ),
-        label(0, y + 18, bar.name, theme.text, weight),
+        label(0, y + 15, bar.name, theme.text, weight),
         f'<path d="{shape}" fill="{theme.ours if bar.ours else theme.others}"/>',
-        label(x + 8, y + 18, duration(bar.nanoseconds), theme.text, weight),
+        label(x + 6, y + 15, duration(bar.nanoseconds), theme.text, weight),
     ]
 
 
-def draw_panel(bars: list[Bar], scale: Scale, top: float, theme: Theme) -> list[str]:
-    """Return the elements of a panel below its title."""
-    elements: list[str] = []
-    for row, bar in enumerate(bars):
-        elements += draw_row(bar, scale, top + ROW * row, theme)
-    end = top + ROW * len(bars)
+def draw(picture: Picture, file: dict[str, Any], theme: Theme) -> str:
+    """Return the picture as SVG."""
+    count = min(file["nanoseconds"], key=int)
+    detail = "one process" if count == "1" else f"{count} processes at a time"
+    bars = read(picture, file["nanoseconds"][count])
+    scale = fit(bars)
+    elements = [
+        label(0, 18, picture.title, theme.text, ' font-size="14" font-weight="600"'),
+        label(WIDTH, 18, detail, theme.muted, ' text-anchor="end"'),
+    ]
+    y = HEAD
+    for bar in bars:
+        elements += draw_row(bar, scale, y, theme)
+        y += ROW
     for power in range(scale.low, math.floor(scale.high) + 1):
         more = ' font-size="11" text-anchor="middle"'
-        elements.append(label(scale.place(10**power), end + 15, tick(power), theme.muted, more))
-    return elements
-
-
-def draw(files: list[dict[str, Any]], theme: Theme) -> str:
-    """Return the picture."""
-    elements: list[str] = []
-    described: list[str] = []
-    y = 4.0
-    for panels, file in zip(PANELS, files, strict=True):
-        count = min(file["nanoseconds"], key=int)
-        read_panels = [(panel.title, read(panel, file["nanoseconds"][count])) for panel in panels]
-        scale = fit([bar for _, bars in read_panels for bar in bars])
-        for title, bars in read_panels:
-            detail = "one process" if count == "1" else f"{count} processes at a time"
-            elements += [
-                label(0, y + 12, title, theme.text, ' font-size="15" font-weight="600"'),
-                label(WIDTH, y + 12, detail, theme.muted, ' text-anchor="end"'),
-                *draw_panel(bars, scale, y + HEAD, theme),
-            ]
-            described.append(f"{title}: " + ", ".join(f"{b.name} {duration(b.nanoseconds)}" for b in bars))
-            y += HEAD + ROW * len(bars) + 42
-    y += 8
-    for caption in ["Medians; the scale is logarithmic.", *dict.fromkeys(file["machine"] for file in files)]:
-        elements.append(label(0, y, caption, theme.muted, ' font-size="11"'))
-        y += 16
-    size = f'viewBox="0 0 {WIDTH} {y - 8:.0f}" width="{WIDTH}" height="{y - 8:.0f}"'
+        elements.append(label(scale.place(10**power), y + 13, tick(power), theme.muted, more))
+    for below, caption in ((13, "medians, logarithmic scale"), (36, file["machine"])):
+        elements.append(label(0, y + below, caption, theme.muted, ' font-size="11"'))
+    costs = ", ".join(f"{bar.name} {duration(bar.nanoseconds)}" for bar in bars)
+    size = f'viewBox="0 0 {WIDTH} {y + 46}" width="{WIDTH}" height="{y + 46}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="{FONT}" font-size="13">',
-        "<title>What a lock and a log record cost</title>",
-        f"<desc>{escape('. '.join(described))}.</desc>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="{FONT}" font-size="12.5">',
+        f"<title>{picture.title}</title>",
+        f"<desc>{escape(costs)}.</desc>",
         *elements,
         "</svg>\n",
     ]
@@ -218,13 +209,14 @@ def draw(files: list[dict[str, Any]], theme: Theme) -> str:
 
 
 def main() -> None:
-    """Draw both variants from the two files named on the command line."""
+    """Draw all pictures from the two files named on the command line."""
     if len(sys.argv) != 3:  # noqa: PLR2004 - its own name and two files
         sys.exit(__doc__)
-    files = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
+    locks, log = (json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:])
     STATIC.mkdir(exist_ok=True)
-    for name, theme in THEMES.items():
-        (STATIC / f"costs-{name}.svg").write_text(draw(files, theme), encoding="utf-8")
+    for picture, file in ((LOCKS, locks), (LOG, log), (LOGGING, log)):
+        for name, theme in THEMES.items():
+            (STATIC / f"{picture.name}-{name}.svg").write_text(draw(picture, file, theme), encoding="utf-8")
 
 
 if __name__ == "__main__":
