@@ -5,6 +5,7 @@ from urllib.request import urlopen
 
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
 
 import poollock
 
@@ -18,12 +19,16 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
 
 html_theme = "furo"
 html_title = "poollock"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+copybutton_selector = "div:not(.highlight-text):not(.highlight-pytb) > div.highlight > pre"  # not output
 
 myst_heading_anchors = 3
 
@@ -35,7 +40,7 @@ napoleon_use_ivar = True  # "Attributes:" stay a list
 
 nitpick_ignore_regex = [
     # Type variables, and what is imported for type checkers only.
-    ("py:class", r"(.*\.)?_[A-Z]\w*|AsyncResult|IMapIterator|MapResult|Task|LockTask|LocksTask"),
+    ("py:class", r"(.*\.)?_[A-Z]\w*|AsyncResult|IMapIterator|MapResult"),
     # Its public base, multiprocessing.pool.IMapIterator, takes no type variable at run time.
     ("py:class", r"poollock\._supervisor\.results\.ResultIterator"),
     # Without a network the names of the standard library are no links; and its inventory has not all of them.
@@ -74,7 +79,18 @@ def _show_public_bases(app: Sphinx, name: str, obj: object, options: object, bas
     ]
 
 
+def _forget_overloads() -> None:
+    """Have each method shown once, as ``help()`` does.
+
+    The overloads tell type checkers how many locks a function may ask for, in types of our own.
+    """
+    analyzer = ModuleAnalyzer.for_module("poollock._pool.pool")
+    analyzer.analyze()
+    analyzer.overloads.clear()
+
+
 def setup(app: Sphinx) -> None:
     """Do what no option does."""
+    _forget_overloads()
     app.connect("autodoc-process-bases", _show_public_bases)
     app.connect("autodoc-process-docstring", _read_property, priority=600)  # after Napoleon
