@@ -29,6 +29,8 @@ html_title = "poollock"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 copybutton_selector = "div:not(.highlight-text):not(.highlight-pytb) > div.highlight > pre"  # not output
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 myst_heading_anchors = 3
 
