@@ -9,11 +9,13 @@ program that no test can run; ``<!-- may write errors: REASON -->`` is for one t
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import pairwise
@@ -177,11 +179,13 @@ def test_there_are_programs() -> None:
     assert {program.name for program in PROGRAMS} >= {"index-1", "tutorial-1"}
 
 
+REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", poollock.__all__)
 def test_reference(name: str) -> None:
     """The reference has each public name, and each member of it that says what it does."""
-    text = (DOCS / "reference.md").read_text(encoding="utf-8")
-    entry = re.search(rf"^\.\. auto\w+:: poollock\.{name}\b.*?(?=^\S)", text, re.DOTALL | re.MULTILINE)
+    entry = re.search(rf"^\.\. auto\w+:: poollock\.{name}\b.*?(?=^\S)", REFERENCE, re.DOTALL | re.MULTILINE)
     assert entry is not None
     public: Any = getattr(poollock, name)
     bases: tuple[type, ...] = getattr(public, "__mro__", (public,))
@@ -193,3 +197,29 @@ def test_reference(name: str) -> None:
         for member, value in vars(base).items()
         if isinstance(value, (FunctionType, classmethod, property)) and value.__doc__ and member[0] != "_"
     }
+
+
+def parameters_of(function: Any) -> dict[str, Any]:
+    """Its named parameters and their defaults."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # an exception without a constructor of its own
+        return {}
+    return {p.name: p.default for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}}
+
+
+@pytest.mark.parametrize("name", poollock.__all__)
+def test_the_reference_hides_no_parameters(name: str) -> None:
+    if f":: poollock.{name}()\n" in REFERENCE:
+        assert parameters_of(getattr(poollock, name)) == {}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no typing.get_overloads")
+def test_overloads_have_the_defaults_of_what_is_called() -> None:
+    """An editor shows the overloads; ``help()`` and the reference show the function."""
+    functions = [value for value in vars(poollock.LockedPool).values() if isinstance(value, FunctionType)]
+    overloads = {function: typing.get_overloads(function) for function in functions}
+    assert sum(map(len, overloads.values())) >= 15
+    for function, its_overloads in overloads.items():
+        for overload in its_overloads:
+            assert parameters_of(overload) == parameters_of(function), function.__name__
