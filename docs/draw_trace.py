@@ -17,8 +17,8 @@ from draw import THEMES as COLOURS
 
 from poollock._trace.summary import read_events
 
-WIDTH = 700
-NAMES = 74  # where the time begins
+WIDTH = 460
+NAMES = 66  # where the time begins
 ROW = 22
 BAR = 14
 HEAD = 26
@@ -78,11 +78,11 @@ def draw_run(run: Run, scale: float, top: float, variant: str) -> Iterator[str]:
 
 def draw_legend(top: float, variant: str, theme: Theme) -> Iterator[str]:
     """Yield the elements of the legend."""
-    x = float(NAMES)
+    x = 0.0
     for kind in KINDS.values():
         yield f'<rect x="{x:.0f}" y="{top:.0f}" width="12" height="12" fill="{getattr(kind, variant)}"/>'
         yield label(x + 18, top + 11, kind.legend, theme.muted)
-        x += 40 + 7 * len(kind.legend)
+        x += 38 + 6.5 * len(kind.legend)
 
 
 def draw(runs: list[Run], variant: str) -> str:
