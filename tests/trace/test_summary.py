@@ -45,6 +45,7 @@ def test_job_whose_waits_are_known(tmp_path: Path) -> None:
     for worker in summary.workers.values():
         times = worker.busy + worker.waiting + summary.idle(worker)
         assert times == pytest.approx(summary.seconds, abs=1e-4)
+    assert sum(worker.waiting for worker in summary.workers.values()) == pytest.approx(use.waited)
     said = summarize(path)
     assert said.stderr == ""
     assert "The bottleneck is 'api'" in said.stdout
