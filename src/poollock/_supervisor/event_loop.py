@@ -386,6 +386,8 @@ class EventLoop:
         if worker.sock not in self._selector.get_map():
             return  # it is ending
         held = self._lock_recovery.held_by(worker.pid)
+        if has_ended(worker.process):  # perhaps before a manager was asked, which has freed its locks by then
+            return
         worker.is_given_up = True
         self._selector.unregister(worker.sock)
         for task in list(worker.in_flight):
