@@ -19,10 +19,8 @@ import pytest
 
 import poollock._log.console
 import tasks
-from helpers import ONE_METHOD, bytes_in_pipe, environment, wait_until
+from helpers import ONE_METHOD, bytes_in_pipe, environment, needs_posix, wait_until
 from poollock import Lock, LockedLogHandler, LockedLogWriter
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not run there")
 
 PROGRAM = """if True:
     import sys, tasks, poollock
@@ -38,7 +36,7 @@ PROGRAM = """if True:
 
 @pytest.mark.parametrize("method", ONE_METHOD)
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-@pytest.mark.parametrize("to", ["pipe", "file", "terminal"])
+@pytest.mark.parametrize("to", ["pipe", "file", pytest.param("terminal", marks=needs_posix)])
 def test_many_processes(method: str, name: str, to: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
@@ -307,6 +305,7 @@ def test_writer_in_the_place_of_the_stream(method: str, tmp_path: Path) -> None:
     assert done.stdout == "parent\nchild\n"
 
 
+@needs_posix
 def test_console_that_does_not_wait(tmp_path: Path) -> None:
     """Another program that has it may have made it so."""
     program = tmp_path / "program.py"
@@ -319,6 +318,7 @@ def test_console_that_does_not_wait(tmp_path: Path) -> None:
     assert done.stdout == "x" * 1_000_000 + "\n"
 
 
+@needs_posix
 def test_signal_handler_that_writes_while_the_pipe_has_taken_a_part_of_a_record(tmp_path: Path) -> None:
     """Its record comes after the other one, whole."""
     program = tmp_path / "program.py"

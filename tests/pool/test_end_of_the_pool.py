@@ -15,15 +15,13 @@ from pathlib import Path
 import fault_tasks as tasks
 import pytest
 
-from helpers import Factory, running, stop, wait_for_pid, wait_until, workers
+from helpers import Factory, needs_posix, running, stop, wait_for_pid, wait_until, workers
 from poollock import (
     BrokenPoolError,
     LockedPool,
     PoolLockError,
     locked_pool,
 )
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
 @pytest.mark.parametrize("end", ["terminate", "with", "close"])
@@ -77,6 +75,7 @@ def test_task_given_while_the_pool_is_closed(monkeypatch: pytest.MonkeyPatch) ->
         assert result.get() == 1
 
 
+@needs_posix
 def test_terminate_ends_stopped_workers(factory: Factory, method: str) -> None:
     with factory(2, context=method) as pool:
         pool.map(tasks.square, range(4))

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import random
-import signal
-import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fault_tasks as tasks
 import pytest
 
-from helpers import Factory, handled_at, wait_for_pid, wait_until, workers
+from helpers import Factory, handled_at, kill, wait_for_pid, wait_until, workers
 from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError, locked_pool
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
 def test_result_and_exception(pool: LockedPool) -> None:
@@ -79,8 +73,7 @@ def test_cancelled_at_random_while_workers_are_killed(
         for future in generator.sample(futures, count // 3):
             future.cancel()
             if generator.random() < 30 / count and (pids := workers(pool)):
-                with suppress(ProcessLookupError):
-                    os.kill(generator.choice(pids), signal.SIGKILL)
+                kill(generator.choice(pids))
         concurrent.futures.wait(futures)
         for x, future in enumerate(futures):
             if not future.cancelled() and not isinstance(future.exception(), WorkerDiedError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,8 +15,6 @@ from poollock import (
     LockedPool,
     locked_pool,
 )
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
 def test_callbacks_that_raise_or_wait(pool: LockedPool, monkeypatch: pytest.MonkeyPatch) -> None:

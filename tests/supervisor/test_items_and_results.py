@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -16,8 +15,6 @@ from helpers import MaybeEncodingError, wait_until, workers
 from poollock import (
     LockedPool,
 )
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
 def test_base_exceptions_fail_the_task_only(pool: LockedPool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ import pytest
 
 from helpers import wait_until
 from poollock import BrokenPoolError, LockedPool, locked_pool
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
 @pytest.mark.parametrize("method_name", ["imap", "imap_unordered"])

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import children, open_files, wait_until
+from helpers import children, needs_posix, open_files, wait_until
 from poollock import LockedPool, locked_pool
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signal masks and groups are POSIX")
 
-
+@needs_posix
 def test_worker_ignores_sigint(pool: LockedPool) -> None:
     assert pool.apply(tasks.survive, (signal.SIGINT,)) == "survived"
 
 
+@needs_posix
 def test_programs_that_a_task_starts_can_be_interrupted(
     factory: Callable[..., LockedPool], method: str
 ) -> None:
@@ -35,6 +35,7 @@ def test_programs_that_a_task_starts_can_be_interrupted(
             assert signal.SIGINT not in ignored
 
 
+@needs_posix
 def test_threads_of_the_pool_leave_signals_as_they_are() -> None:
     """Programs that a callback or a generator of items starts can be interrupted, too."""
     seen: list[Any] = []
@@ -52,6 +53,7 @@ def test_threads_of_the_pool_leave_signals_as_they_are() -> None:
     assert seen == [set(), set()]
 
 
+@needs_posix
 def test_parent_gets_its_signals_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with locked_pool(1):
@@ -100,6 +102,7 @@ else:
 """
 
 
+@needs_posix
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_ctrl_c_while_workers_import_the_program(method: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(START.format(factory="locked_pool"))
@@ -140,6 +143,7 @@ if __name__ == "__main__":
 """
 
 
+@needs_posix
 def test_other_processes_of_the_program_can_be_interrupted(method: str, tmp_path: Path) -> None:
     """The fork server, which the pool may be the first to use, must not inherit a blocked signal."""
     program = tmp_path / "program.py"
@@ -148,6 +152,7 @@ def test_other_processes_of_the_program_can_be_interrupted(method: str, tmp_path
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
+@needs_posix
 def test_a_worker_has_no_other_pipe_than_its_own(method: str) -> None:
     with locked_pool(4, context=method) as pool:
         found = dict(pool.map(tasks.sockets, range(200), chunksize=1))
