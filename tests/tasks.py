@@ -11,6 +11,7 @@ from typing import Any
 
 from poollock import BaseLock, LockedLogWriter, current_lock
 from poollock._backend.files import open_appending
+from poollock._backend.flock import LOCK_EX, LOCK_UN, flock
 
 initialized: list[str] = []
 
@@ -98,15 +99,18 @@ def reenter(lock: BaseLock, depth: int) -> int:
 def mark(api: BaseLock, _: int, path: str) -> None:
     """Leave a mark at the start and the end of the time inside; two must be inside together once."""
     with api:
-        _append(path, "+")
+        append(path, "+")
         while Path(path).read_text().count("+") < 2:
             time.sleep(0.001)
-        _append(path, "-")
+        append(path, "-")
 
 
-def _append(path: str, text: str) -> None:
-    fd = open_appending(path, create=False, readable=False)  # on Windows, O_APPEND seeks and then writes
+def append(path: str, text: str) -> None:
+    """Append to a file that other processes append to: Wine finds its end and then writes, so lock it."""
+    fd = open_appending(path, create=True, readable=False)
+    flock(fd, LOCK_EX)
     os.write(fd, text.encode())
+    flock(fd, LOCK_UN)
     os.close(fd)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from helpers import Factory, handled_at, kill, wait_for_pid, wait_until, workers
 from poollock import BrokenPoolError, InitializerError, LockedPool, WorkerDiedError, locked_pool
+from tasks import append
 
 
 def test_result_and_exception(pool: LockedPool) -> None:
@@ -56,8 +57,7 @@ def test_what_has_begun_cannot_be_cancelled(factory: Factory, method: str, tmp_p
 
 def note(path: str, x: int) -> int:
     """Write into a file that this has run."""
-    with open(path, "a") as file:
-        file.write(f"{x}\n")
+    append(path, f"{x}\n")
     return x * x
 
 
