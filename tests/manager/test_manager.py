@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import METHODS, TESTS, children, open_files, running, wait_until
+from helpers import METHODS, TESTS, children, needs_posix, open_files, running, wait_until
 from poollock import LockedPool, ManagerDiedError, manager_locked_pool
 from poollock._manager.manager import LockManager
 from poollock._manager.proxies import make_lock
@@ -65,7 +65,7 @@ def test_manager_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         manager_locked_pool(1)
 
 
-@pytest.mark.skipif("spawn" not in METHODS, reason="needs spawn")
+@needs_posix
 def test_manager_that_ends_before_it_is_ready() -> None:
     resource_tracker.ensure_running()  # it is another process that is started so
     multiprocessing.set_executable("/bin/true")
@@ -113,6 +113,7 @@ def test_error_in_the_manager_before_it_is_ready(
     assert "no room for a socket" in capfd.readouterr().err
 
 
+@needs_posix
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "forkserver"])
 def test_long_name_of_the_temporary_directory(method: str, tmp_path: Path) -> None:
     """With forkserver, multiprocessing itself fails then, before Python 3.14."""
@@ -136,6 +137,7 @@ def test_long_name_of_the_temporary_directory(method: str, tmp_path: Path) -> No
     assert done.stdout.split() == ["False", str(0o700)]
 
 
+@needs_posix
 def test_no_room_for_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(prefix: str, dir: str) -> str:  # noqa: A002 - the standard library's
         raise PermissionError(13, "Permission denied", dir)

@@ -17,6 +17,7 @@ from poollock._errors import ManagerDiedError
 from poollock._typing import override
 
 from .connection import HAS_SOCKETS, LockToken, close_idle
+from .named_pipe import PipeContext
 from .server import LockServer, remove_directory
 
 # Bytes.  The address of a socket may have 103 on macOS and 107 on Linux, and 25 are added to this.
@@ -34,7 +35,8 @@ class LockManager(BaseManager):
 
     def __init__(self, ctx: BaseContext) -> None:
         self._key = os.urandom(32)
-        super().__init__(authkey=self._key, ctx=ctx)
+        starts: Any = ctx if HAS_SOCKETS else PipeContext(ctx)
+        super().__init__(authkey=self._key, ctx=starts)
 
     @override
     def start(self) -> None:  # type: ignore[override] # one way to start it

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import selectors
 import socket
-from multiprocessing import reduction
+from multiprocessing import connection, reduction
 from multiprocessing.connection import Client, Pipe, wait
+from multiprocessing.context import BaseContext, get_spawning_popen
 from typing import Any
 
 
@@ -81,3 +82,34 @@ class PipeSelector:
         if self._awake in ready:
             self._awake.recv_bytes()
         return [(self._keys[each], selectors.EVENT_READ) for each in ready if each in self._keys]
+
+
+class PipeContext:
+    """What BaseManager needs of a context: its process tells its address through a pipe, or ends.
+
+    multiprocessing keeps a copy of that pipe's end open until the process fetches it.  If the process ended
+    before, because it cannot import the main module say, BaseManager would wait for its address for ever.
+
+    Args:
+        ctx: The context that starts the process.
+    """
+
+    def __init__(self, ctx: BaseContext) -> None:
+        self._ctx: Any = ctx
+
+    def Process(self, *, target: Any, args: tuple[Any, ...]) -> Any:  # noqa: N802 - a context's
+        """Return a process that has the pipe among its *args*, once it is started, to itself."""
+        pipe: Any = vars(connection)["PipeConnection"]
+        return self._ctx.Process(
+            target=target,
+            args=tuple(_PipeForChild(each) if isinstance(each, pipe) else each for each in args),
+        )
+
+
+class _PipeForChild:
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        popen: Any = get_spawning_popen()
+        return type(self._writer), (popen.duplicate_for_child(self._writer.fileno()), False)
