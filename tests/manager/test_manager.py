@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import METHODS, TESTS, children, needs_posix, open_files, running, wait_until
+from helpers import METHODS, children, environment, needs_posix, open_files, running, wait_until
 from poollock import LockedPool, ManagerDiedError, manager_locked_pool
 from poollock._manager.manager import LockManager
 from poollock._manager.proxies import make_lock
@@ -283,7 +283,7 @@ def test_all_end_after_the_parent_was_killed(name: str, method: str, busy: float
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS), "TMPDIR": str(tmp_path)},
+            env=environment(TMPDIR=str(tmp_path)),
         ) as parent,
     ):
         assert parent.stdout is not None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import METHODS, Factory, children
+from helpers import METHODS, Factory, children, environment
 from poollock import Lock, LockedPool, locked_pool
 
 
@@ -81,7 +81,7 @@ def test_program_from_standard_input(
         [sys.executable],
         input=FROM_STANDARD_INPUT.format(factory=factory.__name__, method=method),
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(without_cloudpickle)},
+        env=environment(without_cloudpickle),
         capture_output=True,
         text=True,
         check=True,

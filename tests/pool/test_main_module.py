@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import METHODS, Factory
+from helpers import METHODS, Factory, environment
 from typed_in import OUTPUT, TYPED_IN
 
 METHOD = pytest.mark.parametrize("method", METHODS)
@@ -24,7 +23,7 @@ def run(
     return subprocess.run(
         [sys.executable, "-W", "ignore:This process:DeprecationWarning", *arguments],
         input=program,
-        env={**os.environ, "PYTHONPATH": str(path or "")},
+        env=environment(*filter(None, [path])),
         capture_output=True,
         text=True,
         check=False,
