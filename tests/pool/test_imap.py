@@ -14,7 +14,7 @@ from typing import Any
 import fault_tasks as tasks
 import pytest
 
-from helpers import start_program, wait_until
+from helpers import needs_posix, start_program, wait_until
 from poollock import LockedPool, locked_pool
 
 NAMES = pytest.mark.parametrize("name", ["imap", "imap_unordered"])
@@ -62,6 +62,7 @@ def test_iterator_that_is_not_wanted_stops_taking(
     wait_until(lambda: not reading())
 
 
+@needs_posix
 @NAMES
 def test_iterator_that_is_interrupted_stops_taking(name: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"

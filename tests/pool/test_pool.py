@@ -21,7 +21,17 @@ import pytest
 
 import poollock
 import tasks
-from helpers import FACTORIES, METHODS, children, open_files, running, stop, wait_until, workers
+from helpers import (
+    FACTORIES,
+    METHODS,
+    children,
+    needs_posix,
+    open_files,
+    running,
+    stop,
+    wait_until,
+    workers,
+)
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
 from poollock._supervisor.dispatcher import Dispatcher
@@ -168,6 +178,7 @@ def test_pool_that_nobody_keeps(factory: Callable[..., LockedPool], method: str)
     wait_until(lambda: children() == before)
 
 
+@needs_posix
 def test_pool_that_is_collected_makes_nobody_wait(factory: Callable[..., LockedPool]) -> None:
     """The garbage collector may run in any thread, and that may have any lock."""
     before = children()
@@ -196,6 +207,7 @@ def test_results_are_kept_by_their_users_alone(factory: Callable[..., LockedPool
         wait_until(lambda: all(ref() is None for ref in kept))
 
 
+@needs_posix
 def test_nothing_is_left_open(
     factory: Callable[..., LockedPool], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
