@@ -184,6 +184,39 @@ def test_ctrl_c_in_the_console(tmp_path: Path, when: str, answer: str) -> None:
     assert (done.stdout.splitlines(), done.stderr) == (["KeyboardInterrupt", f"workers {answer}"], "")
 
 
+CTRL_C_AT_START = """if True:
+    import ctypes, time
+    import poollock
+
+    class Press:
+        "It is pickled while a process is being started."
+        def __reduce__(self):
+            assert ctypes.windll.kernel32.GenerateConsoleCtrlEvent(0, 0)
+            time.sleep(0.5)  # it comes in a thread of its own
+            return int, ()
+
+    if __name__ == "__main__":
+        try:
+            poollock.locked_pool(1, abs, (Press(),))
+            print("lost")
+        except KeyboardInterrupt:
+            print("KeyboardInterrupt")
+"""
+
+
+def test_ctrl_c_while_a_worker_is_being_started(tmp_path: Path) -> None:
+    path = program(tmp_path, CTRL_C_AT_START)
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        creationflags=_CREATE_NO_WINDOW,
+    )
+    assert (done.stdout, done.stderr) == ("KeyboardInterrupt\n", "")
+
+
 # Deaths.
 
 
