@@ -359,7 +359,7 @@ def test_thread_that_reads_the_pipe_of_the_console_and_writes_to_another_log(
         console, log = poollock.LockedLogWriter(sys.stdout), poollock.LockedLogWriter({target})
         def copy():
             size = 0
-            while size < 1_000_001:
+            while size < 1_000_000 + len(os.linesep):
                 size += len(os.read(ours, 5000))
                 log.write(f"{{size}}\\n")
         thread = threading.Thread(target=copy)
@@ -371,4 +371,4 @@ def test_thread_that_reads_the_pipe_of_the_console_and_writes_to_another_log(
         [sys.executable, str(program), str(tmp_path / "log")], capture_output=True, text=True, check=True
     )
     text = done.stderr if target == "sys.stderr" else (tmp_path / "log").read_text()
-    assert text.splitlines()[-1] == "1000001"
+    assert text.splitlines()[-1] == str(1_000_000 + len(os.linesep))

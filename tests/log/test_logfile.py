@@ -37,7 +37,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def test_rotates_before_the_record_that_would_not_fit(path: Path) -> None:
-    with LockedLogWriter(path, max_bytes=10, backup_count=2) as log:
+    with LockedLogWriter(path, max_bytes=10, backup_count=2, newline="\n") as log:
         for text in ("1234\n", "5678\n", "a\n", "long enough\n", "b\n"):
             log.write(text)
     assert path.read_text() == "b\n"
@@ -46,6 +46,7 @@ def test_rotates_before_the_record_that_would_not_fit(path: Path) -> None:
     assert len(list(path.parent.iterdir())) == 3
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="too many renames for Wine; tests/windows has fewer")
 def test_many_processes_rotate(factory: Callable[..., LockedPool], method: str, path: Path) -> None:
     """Each record is there once, in order for each process, in files that are none too large."""
     with (

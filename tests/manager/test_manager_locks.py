@@ -16,15 +16,13 @@ from typing import Any
 import pytest
 
 import tasks
-from helpers import METHODS, open_files, wait_until
+from helpers import needs_fork, needs_posix, open_files, wait_until
 from poollock import BaseLock, RLock, Semaphore, manager_locked_pool
 from poollock._locks import waiting
 from poollock._manager import connection as connection_module
 from poollock._manager.connection import LockConnection
 from poollock._manager.manager import LockManager
 from poollock._manager.proxies import ManagerSemaphore, make_lock
-
-needs_fork = pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
 
 
 def start(target: Any, *args: Any, method: str = "spawn") -> Any:
@@ -214,10 +212,9 @@ def take_three_times(lock: BaseLock) -> None:
         lock.acquire()
 
 
+@needs_fork
 @pytest.mark.parametrize("kind", [None, RLock()], ids=["lock", "rlock"])
 def test_forked_child_has_its_own_connection(manager: LockManager, kind: BaseLock | None) -> None:
-    if "fork" not in METHODS:
-        pytest.skip("needs fork")
     lock, other = make_lock(manager, kind), make_lock(manager, kind)
     with lock:
         process = start(exit_holding, lock, other, method="fork")
@@ -380,6 +377,7 @@ def test_lock_of_another_manager_is_used_as_it_is(manager: LockManager) -> None:
         assert pool.apply(tasks.try_lock)
 
 
+@needs_posix
 def test_worker_has_one_connection_for_each_lock(method: str) -> None:
     with manager_locked_pool(2, context=method, locks=("lock", "log")) as pool:
         seen: dict[int, list[int]] = {}
@@ -389,6 +387,7 @@ def test_worker_has_one_connection_for_each_lock(method: str) -> None:
     assert all(max(counts) - min(counts) <= 1 for counts in seen.values())
 
 
+@needs_posix
 def test_connections_end_with_their_thread_and_with_their_lock(manager: LockManager) -> None:
     lock, before = make_lock(manager), sockets()
     for _ in range(2):

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from helpers import interrupted_at, open_files, signalled_inside, wait_until
+from helpers import interrupted_at, needs_posix, open_files, signalled_inside, wait_until
 from poollock import BaseLock, RLock, Semaphore
 from poollock._manager import connection
 from poollock._manager.manager import LockManager
@@ -103,6 +103,7 @@ def interrupted(function: Callable[[], Any]) -> None:
         function()
 
 
+@needs_posix
 def test_wait_that_is_interrupted(manager: LockManager) -> None:
     """The lock taken before stays ours, the one waited for is not lost."""
     outer, inner = make_lock(manager), make_lock(manager)
@@ -132,6 +133,7 @@ def test_wait_that_is_interrupted(manager: LockManager) -> None:
         done.set()
 
 
+@needs_posix
 def test_wait_that_is_interrupted_and_tried_again(manager: LockManager) -> None:
     """What the first wait may have been granted must not stand in the way of the second."""
     outer, inner = make_lock(manager), make_lock(manager)
@@ -157,6 +159,7 @@ def hold_until_told(lock: BaseLock, told: Any) -> None:
         told.wait()
 
 
+@needs_posix
 def test_interrupted_wait_is_not_in_the_way_of_others(manager: LockManager) -> None:
     """As soon as it is interrupted, not when its turn would come."""
     lock, seen = make_lock(manager, Semaphore(2)), list[bool]()
@@ -171,6 +174,7 @@ def test_interrupted_wait_is_not_in_the_way_of_others(manager: LockManager) -> N
     assert seen == [True, True]
 
 
+@needs_posix
 def test_signal_while_a_connection_waits_to_be_accepted(tmp_path: Path) -> None:
     """CPython takes it for connected then."""
     address, noted = str(tmp_path / "socket"), threading.Event()
@@ -196,6 +200,7 @@ def test_signal_while_a_connection_waits_to_be_accepted(tmp_path: Path) -> None:
         assert ours.getpeername() == address
 
 
+@needs_posix
 def test_signal_handler_that_uses_another_lock(manager: LockManager) -> None:
     first, second, taken = make_lock(manager), make_lock(manager), make_lock(manager)
     seen: list[Any] = []

@@ -9,6 +9,8 @@ from multiprocessing.connection import Client, Pipe, wait
 from multiprocessing.context import BaseContext, get_spawning_popen
 from typing import Any
 
+_winapi: Any = vars(connection).get("_winapi")  # on Windows
+
 
 class NamedPipe:
     """A named pipe that can be used like a socket.
@@ -40,11 +42,17 @@ class NamedPipe:
         self.connection.send_bytes(message)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Wait for a message; with MSG_PEEK, do not wait, and leave it where it is."""
+        """Wait for a message; with MSG_PEEK, do not wait, and leave it where it is.
+
+        Raises:
+            BlockingIOError: There is none to be left.
+            ConnectionError: The other end is closed.
+        """
         if flags & socket.MSG_PEEK:
-            if self.connection.poll():
-                return b" "
-            raise BlockingIOError
+            start: bytes = _winapi.PeekNamedPipe(self.connection.fileno(), size)[0]
+            if not start:
+                raise BlockingIOError
+            return start
         try:
             message: bytes = self.connection.recv_bytes()
         except EOFError:
