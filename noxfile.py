@@ -78,9 +78,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def windows(session: nox.Session) -> None:
-    """Run the tests of what is particular to Windows, with its Pythons, under Wine, where that can be had.
+    """Run tests with the Pythons of Windows, under Wine, where that can be had.
 
-    Not the slow ones, which repeat others: `nox -s windows -- -m slow tests/windows` runs these.
+    Those of what is particular to it, with two of them; and some of the others, with one, because a process
+    takes long to start there.  Not the slow ones: `nox -s windows -- -m slow tests/windows` runs these.
     """
     script = Path("../shared/bin/windows-check").resolve()
     if not script.exists():
@@ -91,7 +92,9 @@ def windows(session: nox.Session) -> None:
     probe = Path(session.create_tmp(), "probe.py").resolve()
     probe.write_text("import sys; print(sys.platform)\n")
     plain = ["--override-ini=addopts=--strict-markers", "-ra", "-q", "--timeout=0"]  # whose timer is a thread
-    for version in ("313", "310"):
+    plain.append("--override-ini=faulthandler_timeout=60")  # says where a test hangs
+    others = ["tests/log", "tests/worker"]
+    for version, more in (("313", others), ("310", [])):
         # Without what create_tmp() sets: Wine's server crashes if there is a TMPDIR.
         env = {"SOURCE": "src", "VERSION": version, "TMPDIR": None}
         said = session.run(
@@ -99,7 +102,7 @@ def windows(session: nox.Session) -> None:
         )
         if "win32" not in str(said).splitlines():
             session.skip(f"NOT RUN under Wine: its Python {version} cannot be had here:\n{said}")
-        tests = session.posargs or ["tests/windows"]
+        tests = session.posargs or ["tests/windows", *more]
         session.run(*command, "-m", "pytest", *plain, "-m", "not slow", *tests, env=env, external=True)
 
 

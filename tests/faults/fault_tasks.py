@@ -387,4 +387,4 @@ def stay_or_square(x: str | int) -> int:
 
 
 def stay_or_size(text: str) -> int:
-    return stay_while(text) if text.startswith("/") else len(text)
+    return stay_while(text) if os.path.isabs(text) else len(text)
