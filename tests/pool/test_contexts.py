@@ -92,7 +92,7 @@ def test_program_from_standard_input(
         assert result == "[1]"
     else:
         assert result.startswith(f"BrokenPoolError workers that {method!r} starts import the main module")
-        assert os.path.join(tmp_path, "<stdin>") in result
+        assert repr(os.path.join(tmp_path, "<stdin>")) in result
         assert "or install poollock[cloudpickle]" in result
 
 
