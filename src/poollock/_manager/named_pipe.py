@@ -120,4 +120,4 @@ class _PipeForChild:
 
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = get_spawning_popen()
-        return type(self._writer), (popen.duplicate_for_child(self._writer.fileno()), False)
+        return self._writer.__class__, (popen.duplicate_for_child(self._writer.fileno()), False)
