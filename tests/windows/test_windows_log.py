@@ -342,6 +342,22 @@ def test_rotator(path: Path, rotator: Callable[..., object]) -> None:
     assert not list(path.parent.glob("*rotating*"))
 
 
+def test_rotator_is_given_another_name(path: Path) -> None:
+    """Under its own name, a file that is open would keep that if it were removed."""
+    names: list[str] = []
+
+    def note_and_move(source: str, target: str) -> None:
+        names.append(source)
+        os.rename(source, target)
+
+    handler = LockedLogHandler(path, maxBytes=5, backupCount=5)
+    handler.rotator = note_and_move
+    for number in range(3):
+        handler._write(f"{number}2\n")
+    handler.close()
+    assert names == [f"{path}.rotating-0"] * 2
+
+
 def leave(source: str, target: str) -> None:
     pass
 
