@@ -217,6 +217,43 @@ def test_ctrl_c_while_a_worker_is_being_started(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("KeyboardInterrupt\n", "")
 
 
+CTRL_C_AT_MANAGER = """if True:
+    import ctypes, sys, threading, time
+    from pathlib import Path
+    importing = Path(sys.argv[1], "importing")
+    if __name__ != "__main__":
+        importing.touch()
+        time.sleep(1)
+    import poollock
+
+    def press():
+        while not importing.exists():
+            time.sleep(0.01)
+        assert ctypes.windll.kernel32.GenerateConsoleCtrlEvent(0, 0)
+
+    if __name__ == "__main__":
+        threading.Thread(target=press).start()
+        try:
+            poollock.manager_locked_pool(1)
+            print("lost")
+        except KeyboardInterrupt:
+            print("KeyboardInterrupt")
+"""
+
+
+def test_ctrl_c_while_the_manager_imports_the_program(tmp_path: Path) -> None:
+    path = program(tmp_path, CTRL_C_AT_MANAGER)
+    done = subprocess.run(
+        [sys.executable, str(path), str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        creationflags=_CREATE_NO_WINDOW,
+    )
+    assert (done.stdout, done.stderr) == ("KeyboardInterrupt\n", "")
+
+
 # Deaths.
 
 

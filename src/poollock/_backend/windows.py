@@ -15,6 +15,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from itertools import count
+from threading import get_ident
 from typing import Any
 
 _APPEND_DATA, _READ_DATA, _WRITE_DATA = 4, 1, 2  # access rights of a file
@@ -306,20 +307,24 @@ def process_is_gone(pid: int) -> bool:
 
 
 class IgnoringCtrlC:
-    """Stands for ``_winapi`` where multiprocessing starts a process: that one ignores Ctrl-C.
+    """Stands for ``_winapi`` where multiprocessing starts a process: what this thread starts ignores Ctrl-C.
 
     If this process ignored Ctrl-C meanwhile, the other would inherit that; but a Ctrl-C then would be lost.
     """
 
     winapi: Any = _winapi
 
+    def __init__(self) -> None:
+        self._thread = get_ident()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.winapi, name)
 
     def CreateProcess(self, *args: Any) -> Any:  # noqa: N802 - its name there
-        """Create a process in a group of its own: Windows has all of a new group ignore Ctrl-C."""
+        """Create a process, in a group of its own: Windows has all of a new group ignore Ctrl-C."""
         *before, flags, environment, directory, startup_info = args
-        flags |= _winapi.CREATE_NEW_PROCESS_GROUP
+        if get_ident() == self._thread:
+            flags |= _winapi.CREATE_NEW_PROCESS_GROUP
         return self.winapi.CreateProcess(*before, flags, environment, directory, startup_info)
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn
 
 from poollock._backend.describe import describe, describe_exit, show_error
 from poollock._backend.process import exit_code
-from poollock._backend.signals import ctrl_c_ignored_by_children, reset_sigterm
+from poollock._backend.signals import reset_sigterm
 from poollock._errors import ManagerDiedError
 from poollock._typing import override
 
@@ -42,8 +42,7 @@ class LockManager(BaseManager):
     def start(self) -> None:  # type: ignore[override] # one way to start it
         address = self._address = os.path.join(_make_directory(), "socket") if HAS_SOCKETS else None
         try:
-            with ctrl_c_ignored_by_children():  # the manager itself goes on to ignore it
-                super().start()
+            super().start()
         except BaseException as error:
             remove_directory(address)
             if isinstance(error, (ConnectionError, EOFError)) and not isinstance(error, ManagerDiedError):

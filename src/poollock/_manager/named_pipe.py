@@ -9,6 +9,8 @@ from multiprocessing.connection import Client, Pipe, wait
 from multiprocessing.context import BaseContext, get_spawning_popen
 from typing import Any
 
+from poollock._backend.signals import ctrl_c_ignored_by_children
+
 _winapi: Any = vars(connection).get("_winapi")  # on Windows
 
 
@@ -93,7 +95,7 @@ class PipeSelector:
 
 
 class PipeContext:
-    """What BaseManager needs of a context: its process tells its address through a pipe, or ends.
+    """What BaseManager needs of a context: its process ignores Ctrl-C, and tells its address through a pipe.
 
     multiprocessing keeps a copy of that pipe's end open until the process fetches it.  If the process ended
     before, because it cannot import the main module say, BaseManager would wait for its address for ever.
@@ -108,10 +110,16 @@ class PipeContext:
     def Process(self, *, target: Any, args: tuple[Any, ...]) -> Any:  # noqa: N802 - a context's
         """Return a process that has the pipe among its *args*, once it is started, to itself."""
         pipe: Any = vars(connection)["PipeConnection"]
-        return self._ctx.Process(
-            target=target,
-            args=tuple(_PipeForChild(each) if isinstance(each, pipe) else each for each in args),
-        )
+        args = tuple(_PipeForChild(each) if isinstance(each, pipe) else each for each in args)
+        process = self._ctx.Process(target=target, args=args)
+
+        def start() -> None:
+            del process.start  # it is pickled as it was
+            with ctrl_c_ignored_by_children():
+                process.start()
+
+        process.start = start
+        return process
 
 
 class _PipeForChild:
