@@ -88,7 +88,7 @@ def windows(session: nox.Session) -> None:
         session.skip(f"NOT RUN under Wine: {script} is not there")
     # One at a time: it has one place for the sources, and ends what else runs under its Wine.
     lock = Path(tempfile.gettempdir(), "windows-check.lock")
-    command = ["flock", str(lock), "timeout", "600", "bash", str(script)]
+    command = ["flock", "-o", str(lock), "timeout", "600", "bash", str(script)]
     probe = Path(session.create_tmp(), "probe.py").resolve()
     probe.write_text("import sys; print(sys.platform)\n")
     plain = ["--override-ini=addopts=--strict-markers", "-ra", "-q", "--timeout=0"]  # whose timer is a thread
