@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 if sys.platform == "win32":
-    from .windows import IgnoringCtrlC, heed_ctrl_c
+    from .windows import ignore_ctrl_c
 
     _starting = threading.Lock()
 
@@ -112,7 +112,7 @@ def reset_sigterm() -> None:
 def unblock_sigint() -> None:
     """In a process that was started, and has a handler of its own: receive SIGINT again."""
     if sys.platform == "win32":
-        heed_ctrl_c()
+        ignore_ctrl_c(ignore=False)
     else:
         _signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
@@ -121,18 +121,16 @@ def unblock_sigint() -> None:
 def ctrl_c_ignored_by_children() -> Generator[None, None, None]:
     """Have a process that is started meanwhile ignore Ctrl-C until it calls ``unblock_sigint``.
 
-    That is for Windows, which has no signals to block.
+    That is for Windows, which has no signals to block.  A Ctrl-C that comes inside the block, which takes
+    some milliseconds, is lost: it is inherited, whether this process ignores Ctrl-C.
     """
     if sys.platform == "win32":
-        from multiprocessing import popen_spawn_win32  # noqa: PLC0415 - on Windows alone
-
-        module: Any = popen_spawn_win32
         with _starting:  # else another thread's end of this would come before this thread's start
+            ignore_ctrl_c(ignore=True)
             try:
-                module._winapi = IgnoringCtrlC()
                 yield
             finally:
-                module._winapi = IgnoringCtrlC.winapi
+                ignore_ctrl_c(ignore=False)
     else:
         yield
 

@@ -15,8 +15,6 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from itertools import count
-from threading import get_ident
-from typing import Any
 
 _APPEND_DATA, _READ_DATA, _WRITE_DATA = 4, 1, 2  # access rights of a file
 _DELETE = 0x10000
@@ -306,28 +304,6 @@ def process_is_gone(pid: int) -> bool:
         _winapi.CloseHandle(handle)
 
 
-class IgnoringCtrlC:
-    """Stands for ``_winapi`` where multiprocessing starts a process: what this thread starts ignores Ctrl-C.
-
-    If this process ignored Ctrl-C meanwhile, the other would inherit that; but a Ctrl-C then would be lost.
-    """
-
-    winapi: Any = _winapi
-
-    def __init__(self) -> None:
-        self._thread = get_ident()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.winapi, name)
-
-    def CreateProcess(self, *args: Any) -> Any:  # noqa: N802 - its name there
-        """Create a process, in a group of its own: Windows has all of a new group ignore Ctrl-C."""
-        *before, flags, environment, directory, startup_info = args
-        if get_ident() == self._thread:
-            flags |= _winapi.CREATE_NEW_PROCESS_GROUP
-        return self.winapi.CreateProcess(*before, flags, environment, directory, startup_info)
-
-
-def heed_ctrl_c() -> None:
-    """Have this process, and those that it starts from now on, no longer ignore Ctrl-C."""
-    _kernel32.SetConsoleCtrlHandler(None, 0)
+def ignore_ctrl_c(*, ignore: bool) -> None:
+    """Have this process, and those that it starts from now on, ignore Ctrl-C; or no longer."""
+    _kernel32.SetConsoleCtrlHandler(None, int(ignore))

@@ -9,8 +9,6 @@ from multiprocessing.connection import Client, Pipe, wait
 from multiprocessing.context import BaseContext, get_spawning_popen
 from typing import Any
 
-from poollock._backend.signals import ctrl_c_ignored_by_children
-
 _winapi: Any = vars(connection).get("_winapi")  # on Windows
 
 
@@ -95,7 +93,7 @@ class PipeSelector:
 
 
 class PipeContext:
-    """What BaseManager needs of a context: its process ignores Ctrl-C, and tells its address through a pipe.
+    """What BaseManager needs of a context: its process tells its address through a pipe, or ends.
 
     multiprocessing keeps a copy of that pipe's end open until the process fetches it.  If the process ended
     before, because it cannot import the main module say, BaseManager would wait for its address for ever.
@@ -110,16 +108,10 @@ class PipeContext:
     def Process(self, *, target: Any, args: tuple[Any, ...]) -> Any:  # noqa: N802 - a context's
         """Return a process that has the pipe among its *args*, once it is started, to itself."""
         pipe: Any = vars(connection)["PipeConnection"]
-        args = tuple(_PipeForChild(each) if isinstance(each, pipe) else each for each in args)
-        process = self._ctx.Process(target=target, args=args)
-
-        def start() -> None:
-            del process.start  # it is pickled as it was
-            with ctrl_c_ignored_by_children():
-                process.start()
-
-        process.start = start
-        return process
+        return self._ctx.Process(
+            target=target,
+            args=tuple(_PipeForChild(each) if isinstance(each, pipe) else each for each in args),
+        )
 
 
 class _PipeForChild:
