@@ -78,23 +78,22 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def windows(session: nox.Session) -> None:
-    """Run tests with the Pythons of Windows, under Wine, where that can be had.
+    """Run the tests of what is particular to Windows, with its Pythons, under Wine, where that can be had.
 
-    Those of what is particular to it, with two of them; and some of the others, with one, because a process
-    takes long to start there.  Not the slow ones: `nox -s windows -- -m slow tests/windows` runs these.
+    Not the slow ones, which repeat others: `nox -s windows -- -m slow tests/windows` runs these.
     """
     script = Path("../shared/bin/windows-check").resolve()
     if not script.exists():
         session.skip(f"NOT RUN under Wine: {script} is not there")
-    # One at a time: it has one place for the sources, and ends what else runs under its Wine.
+    # One at a time: it has one place for the sources, and ends what else runs under its Wine.  -o: a server
+    # of Wine that is left, because the time was up, must not keep the lock.
     lock = Path(tempfile.gettempdir(), "windows-check.lock")
     command = ["flock", "-o", str(lock), "timeout", "600", "bash", str(script)]
     probe = Path(session.create_tmp(), "probe.py").resolve()
     probe.write_text("import sys; print(sys.platform)\n")
     plain = ["--override-ini=addopts=--strict-markers", "-ra", "-q", "--timeout=0"]  # whose timer is a thread
     plain.append("--override-ini=faulthandler_timeout=60")  # says where a test hangs
-    others = ["tests/log", "tests/worker"]
-    for version, more in (("313", others), ("310", [])):
+    for version in ("313", "310"):
         # Without what create_tmp() sets: Wine's server crashes if there is a TMPDIR.
         env = {"SOURCE": "src", "VERSION": version, "TMPDIR": None}
         said = session.run(
@@ -102,7 +101,7 @@ def windows(session: nox.Session) -> None:
         )
         if "win32" not in str(said).splitlines():
             session.skip(f"NOT RUN under Wine: its Python {version} cannot be had here:\n{said}")
-        tests = session.posargs or ["tests/windows", *more]
+        tests = session.posargs or ["tests/windows"]
         session.run(*command, "-m", "pytest", *plain, "-m", "not slow", *tests, env=env, external=True)
 
 

@@ -183,6 +183,24 @@ def test_child_appends(path: Path) -> None:
     assert path.read_text().splitlines() == [*expected, "after"]
 
 
+def test_record_cut_short_is_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handle may append, and nothing else."""
+    write = os.write
+
+    def write_a_part(fd: int, data: bytes) -> int:
+        write(fd, data[:3])
+        raise KeyboardInterrupt
+
+    with LockedLogWriter(path) as log:
+        log.write("first\n")
+        with monkeypatch.context() as patched:
+            patched.setattr("poollock._log.log_file.write", write_a_part)
+            with pytest.raises(KeyboardInterrupt):
+                log.write("second\n")
+        log.write("third\n")
+    assert path.read_text() == "first\nthird\n"
+
+
 # The console.
 
 
