@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from poollock._trace.summary import NotATraceError, Summary, read_events
+from poollock._trace.summary import NotATraceError, summarize
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,11 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace.add_argument("file", help="what the pool has written, with trace=FILE")
     options = parser.parse_args(arguments)
     try:
-        summary = Summary(read_events(options.file))
+        summary = summarize(options.file)
     except (OSError, NotATraceError) as error:
         sys.stderr.write(f"{parser.prog} trace: {error}\n")
         return 1
-    sys.stdout.write("\n".join([*summary.lines(shutil.get_terminal_size().columns), ""]))
+    text = "\n".join([*summary.lines(shutil.get_terminal_size().columns), ""])
+    encoding = sys.stdout.encoding  # which may not have all characters of a name
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     return 0
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,9 +42,11 @@ from poollock import (
     WorkerDiedError,
     locked_pool,
 )
+from poollock._trace import records
 from poollock._trace.recorder import Recorder
-from poollock._trace.records import CAPACITY, NEXT, RELEASED, TAKEN, TASK, RecordReader, split
+from poollock._trace.records import CAPACITY, NEXT, RELEASED, TAKEN, TASK, RecordReader, split, words_for
 from poollock._trace.summary import Summary, read_events
+from poollock._trace.trace_file import TraceFile
 
 Event = dict[str, Any]
 
@@ -164,7 +168,8 @@ def test_task_timeout_and_deadlock(path: Path) -> None:
         ended = [None if _error(result.get) is None else "DeadlockError" for result in results]
     assert sorted(map(str, ended)) == ["DeadlockError", "None"]
     assert sorted(task["args"]["ended"] for task in spans(path)) == ["DeadlockError", "ok"]
-    assert marks(path).count("deadlock") == 1
+    (told,) = [mark for mark in marks(path) if mark.startswith("deadlock: ")]
+    assert re.fullmatch(r"deadlock: take_both waited for lock '[ab]'", told)
     waits = {wait["args"]["taken"]: wait for wait in spans(path, "wait")}
     assert waits.keys() == {True, False}
 
@@ -190,12 +195,12 @@ def test_waits_and_counters(path: Path) -> None:
         if event["ph"] == "C":
             ((unit, count),) = event["args"].items()
             counters.setdefault(f"{event['name']} {unit}", []).append(count)
-    assert counters.keys() == {"lock waiters", "backlog tasks"}
-    waiting = counters["lock waiters"]
+    assert counters.keys() == {"lock: waiters", "backlog: tasks"}
+    waiting = counters["lock: waiters"]
     assert max(waiting) == 2
     assert waiting[-1] == 0
     assert {abs(a - b) for a, b in zip(waiting, [0, *waiting], strict=False)} == {1}
-    assert counters["backlog tasks"][-1] == 0
+    assert counters["backlog: tasks"][-1] == 0
 
 
 def test_more_records_than_fit(path: Path) -> None:
@@ -229,8 +234,7 @@ def test_threads_and_own_locks(path: Path) -> None:
         pool.apply(tasks.in_threads)
         pool.apply(tasks.use_own_locks)
     holds = Counter(hold["args"]["lock"] for hold in spans(path, "hold"))
-    assert holds.pop("lock") == 3
-    assert [*holds.values()] == [1, 1]
+    assert holds == {"lock": 3, "locks made in workers": 2}
     rows = {hold["tid"] for hold in spans(path, "hold") if hold["args"]["lock"] == "lock"}
     assert 1 not in rows  # that of the main thread
 
@@ -268,11 +272,81 @@ def test_path_that_is_none(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == children
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_disk_that_is_full() -> None:
-    warns = pytest.warns(RuntimeWarning, match="the trace '/dev/full' ends here")
-    with warns, locked_pool(2, trace="/dev/full") as pool:
-        assert pool.map(tasks.use, range(100), chunksize=1) == [*range(100)]
+@needs_posix
+def test_disk_that_is_full(path: Path, tmp_path: Path) -> None:
+    """Here, a file that may not grow.  The workers, which go on recording, must not wait for room."""
+    program = tmp_path / "program.py"
+    program.write_text(FULL)
+    output, error = start_program(program, path, cwd=TESTS / "trace").communicate()
+    assert output == f"{[*range(100)]}\n[None, None]\n"
+    assert error.count("RuntimeWarning: the trace ") == 1
+    assert "ends here: OSError: [Errno 27]" in error
+
+
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, "")
+import trace_tasks as tasks
+from poollock import locked_pool
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with locked_pool(2, trace=sys.argv[1]) as pool:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        print(pool.map(tasks.use, range(100), chunksize=1))
+        results = [pool.apply_async(tasks.take_many) for _ in range(2)]
+        print([result.get() for result in results])
+"""
+
+
+def test_odd_name_of_a_function(path: Path) -> None:
+    with locked_pool(1, trace=path) as pool:
+        assert pool.apply(tasks.Odd()) == 1
+    assert [task["name"] for task in spans(path)] == ["['a', 'list']"]
+
+
+def test_error_in_the_trace_ends_it_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TraceFile, "span", lambda *_: 1 / 0)
+    warns = pytest.warns(RuntimeWarning, match="ends here: ZeroDivisionError")
+    with warns, locked_pool(2, trace=path) as pool:
+        assert pool.map(tasks.use, range(20), chunksize=1) == [*range(20)]
+        pool.apply(tasks.take_many)
+
+
+@needs_posix
+def test_pipe_is_no_trace(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="such device"):
+        locked_pool(1, trace=path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OSError, match="must be a file"):
+        locked_pool(1, trace=path)
+    os.close(reader)
+
+
+def test_two_pools_cannot_write_one_trace(path: Path) -> None:
+    path.write_text("something")
+    with locked_pool(1, trace=path), pytest.raises(ValueError, match="another pool"):
+        locked_pool(1, trace=path.parent / "." / path.name)
+    with locked_pool(1, trace=path) as pool:
+        assert pool.apply(tasks.use, (1,)) == 1
+    assert len(spans(path)) == 1
+
+
+def test_lock_that_others_give_back(path: Path) -> None:
+    """As multiprocessing allows: another worker, which records that; or this process, which does not."""
+    with locked_pool(2, locks={"lock": Semaphore(1)}, trace=path) as pool:
+        results = [pool.apply_async(task, (50,)) for task in (tasks.take_often, tasks.give_back_often)]
+        assert [result.get() for result in results] == [None, None]
+    assert len(spans(path, "hold")) == 50
+    warns = pytest.warns(RuntimeWarning, match="ended while it held")
+    with warns, locked_pool(1, trace=path) as pool:
+        result = pool.apply_async(tasks.take_often, (5,))
+        for _ in range(4):
+            wait_until(pool.lock.locked)
+            pool.lock.release()
+        result.get()
+    assert len(spans(path, "hold")) == 5
 
 
 @needs_posix
@@ -306,6 +380,7 @@ sys.path.insert(0, "")
 import trace_tasks as tasks
 from poollock import locked_pool
 from poollock._trace.summary import Summary, read_events
+from poollock._trace.trace_file import TraceFile
 
 if __name__ == "__main__":
     pool = locked_pool(2, trace=sys.argv[1])
@@ -323,7 +398,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def reader() -> Iterator[RecordReader]:
     """The reader of a recorder that records what this process does."""
-    made = RecordReader()
+    made = RecordReader(*words_for(1))
     recorder = Recorder(made.words)
     recorder.start([])
     yield made
@@ -331,7 +406,9 @@ def reader() -> Iterator[RecordReader]:
 
 
 @pytest.mark.parametrize("make", [Lock, RLock, lambda: Semaphore(1)])
-def test_signal_handler_that_raises_at_each_step(make: Callable[[], BaseLock], reader: RecordReader) -> None:
+def test_signal_handler_that_raises_at_each_step(
+    make: Callable[[], BaseLock], reader: RecordReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock, count = make(), 1
 
     def function() -> None:
@@ -344,7 +421,8 @@ def test_signal_handler_that_raises_at_each_step(make: Callable[[], BaseLock], r
         assert not lock.locked(), f"at step {count}"
         count += 1
     assert count > 50
-    for _ in range(20):
+    monkeypatch.setattr(records, "_PATIENCE", 0)
+    for _ in range(1000):
         reader.take()  # each time it leaves a record that is missing and may still come
     function()
     assert [split(what)[1] for what, *_ in reader.take()] == [TAKEN, RELEASED]
@@ -363,26 +441,57 @@ def test_signal_handler_that_raises_while_a_lock_is_taken(make: Callable[[], Bas
     assert count > 5
 
 
-def test_record_that_was_begun_and_not_written() -> None:
-    """A signal handler has raised between the number of a record and its content."""
-    reader = RecordReader()
+def test_record_that_was_begun_and_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread has its number, and may not run for a while; or a signal handler has raised."""
+    now = 0.0
+    monkeypatch.setattr(records, "monotonic", lambda: now)
+    reader = RecordReader(*words_for(1))
     recorder = Recorder(reader.words)
     recorder.add(TASK, 1, 0, 0)
-    next(recorder._numbers)
+    late = next(recorder._numbers)
     recorder.add(TASK, 2, 0, 0)
-    assert [lock for _, lock, *_ in reader.take()] == [1]  # it may be about to be written
-    assert [lock for _, lock, *_ in reader.take()] == [2]
+    assert [lock for _, lock, *_ in reader.take()] == [1]
+    now = 0.4
+    assert reader.take() == []
+    records.write(reader.words.view, late, (TASK, 7, 0, 0))
+    assert [lock for _, lock, *_ in reader.take()] == [7, 2]
     next(recorder._numbers)
     recorder.add(TASK, 3, 0, 0)
-    assert [lock for _, lock, *_ in reader.take(ended=True)] == [3]
+    assert reader.take() == []
+    now = 1.0
+    assert [lock for _, lock, *_ in reader.take()] == [3]
+    next(recorder._numbers)
+    recorder.add(TASK, 4, 0, 0)
+    assert [lock for _, lock, *_ in reader.take(ended=True)] == [4]
     assert reader.take() == []
     after = Recorder(reader.words)  # of the worker that replaces it
-    after.add(TASK, 4, 0, 0)
-    assert [lock for _, lock, *_ in reader.take()] == [4]
+    after.add(TASK, 5, 0, 0)
+    assert [lock for _, lock, *_ in reader.take()] == [5]
+
+
+def test_record_that_is_written_in_part() -> None:
+    """The words of another process may be seen in any order, and those of an older record in between."""
+    reader = RecordReader(*words_for(1))
+    recorder = Recorder(reader.words)
+    for number in range(CAPACITY):
+        recorder.add(TASK, number, 5, 5)
+        reader.take()
+    view = reader.words.view
+    before, place = [*view[8:13]], 8
+    recorder.add(TASK, 9, 6, 6)
+    after = [*view[8:13]]
+    for old in range(1, 1 << 5):
+        view[place : place + 5] = memoryview(
+            array("q", [before[i] if old >> i & 1 else after[i] for i in range(5)])
+        )
+        if [*view[8:13]] != after:
+            assert reader.take() == []
+    view[place : place + 5] = memoryview(array("q", after))
+    assert reader.take() == [(TASK, 9, 6, 6)]
 
 
 def test_recorder_waits_for_room() -> None:
-    reader = RecordReader()
+    reader = RecordReader(*words_for(1))
     recorder = Recorder(reader.words)
     for number in range(CAPACITY):
         recorder.add(TASK, number, 0, 0)

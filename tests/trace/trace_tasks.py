@@ -120,3 +120,25 @@ def take_both(first: str, a: BaseLock, b: BaseLock, folder: Path) -> None:
 
 def kill_at_3(lock: BaseLock, number: int) -> int:
     return kill_at(lock, number, 3)
+
+
+class Odd:
+    """A callable whose name is none."""
+
+    def __getattr__(self, name: str) -> list[str]:
+        if name != "__qualname__":
+            raise AttributeError(name)
+        return ["a", "list"]
+
+    def __call__(self) -> int:
+        return 1
+
+
+def take_often(lock: BaseLock, times: int) -> None:
+    for _ in range(times):
+        lock.acquire()
+
+
+def give_back_often(lock: BaseLock, times: int) -> None:
+    for _ in range(times):
+        lock.release()

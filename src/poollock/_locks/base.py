@@ -30,6 +30,8 @@ class BaseLock(ABC):
 
     __slots__ = ("__weakref__", "_identity", "_is_pools", "_name")
 
+    _is_recursive = False  # whether a thread that has it may take it again
+
     _identity: bytes
     _is_pools: bool  # True if a pool created this lock, rather than the user
     _name: str | None

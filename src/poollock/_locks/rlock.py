@@ -34,6 +34,8 @@ class RLock(ExclusiveLock):
     # what is done: if a signal handler raises in the middle, the two differ by one.
     __slots__ = ("_again",)
 
+    _is_recursive = True
+
     def __init__(self, *, context: BaseContext | str | None = None) -> None:
         self._create_exclusive(context, RECURSIVE)
 

@@ -67,6 +67,13 @@ class SharedWords:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts
 
+    def split(self, count: int) -> list[SharedWords]:
+        """Return these words in parts of *count*."""
+        arena, start, total = self._parts
+        return [
+            SharedWords(arena, start + first * _WORD, count) for first in range(0, total - count + 1, count)
+        ]
+
     def word(self, index: int) -> Any:
         """Return a view of one word: ``word[...] = 1`` takes less time than ``view[index] = 1``."""
         return self.view[index : index + 1].cast("B").cast("q", shape=())

@@ -240,6 +240,8 @@ class ManagerRLock(_Proxy):
 
     __slots__ = ()
 
+    _is_recursive = True
+
     @override
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         grant = self._own_grant()

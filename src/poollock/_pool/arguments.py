@@ -150,7 +150,9 @@ def open_trace(path: str, processes: int) -> TraceFile:
 
     Raises:
         OSError: It cannot be opened.
+        ValueError: Another pool of this process writes it.
     """
     from poollock._trace.trace_file import TraceFile  # noqa: PLC0415 - few programs want it
 
-    return TraceFile(path, f"{os.path.basename(sys.argv[0]) or 'python'}: a pool of {processes}")
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return TraceFile(path, f"{program or 'python'}: a pool of {processes}")

@@ -55,31 +55,32 @@ class DeadlockDetector:
         since = monotonic() - waiting.FIRST_INTERVAL  # a worker reports a wait that has lasted for so long
         self._waits[worker] = _Wait(number, lock, description, since)
 
-    def step(self, now: float) -> WorkerHandle | None:
+    def step(self, now: float) -> tuple[WorkerHandle, str] | None:
         """Look for a ring of waits, if it is time; tell the task that began to wait last.
 
         A ring counts if it was there at the check before, with the same waits: one look at the owners of
         several locks is not made at one instant.
 
         Returns:
-            The worker whose task was told.
+            The worker whose task was told, and what a message calls the lock that it waits for.
         """
         if now < self._next_check:
             return None
         self._next_check = now + INTERVAL
         self._drop_ended()
-        victim = None
+        told = None
         needs = self._needs()
         ring = find_ring(needs)
         workers = [worker for worker in self._waits if worker.pid in ring]
         found = {worker.pid: self._waits[worker].number for worker in workers}
         if found and found == self._suspects:
             victim = max(workers, key=lambda worker: self._waits[worker].since)
+            told = victim, self._waits[victim].description
             workers.remove(victim)
             self._tell(victim, [victim, *workers], os.getpid() if os.getpid() in ring else 0)
             found = {}
         self._suspects = found
-        return victim
+        return told
 
     def waits(self) -> list[LockWait]:
         """Return the waits that last, the oldest first; any thread may call this."""

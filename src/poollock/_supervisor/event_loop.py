@@ -217,7 +217,7 @@ class EventLoop:
         if self.deadlock_detector.pending:
             victim = self.deadlock_detector.step(monotonic())
             if victim is not None and self._tracing is not None:
-                self._tracing.deadlock(victim)
+                self._tracing.deadlock(*victim)
         for overdue in self._task_timeouts.step():
             self._give_up(overdue)
         if self._tracing is not None:

@@ -54,7 +54,8 @@ class WorkerStarter:
         self._maxtasks = maxtasks
         self._make_init_args = make_init_args
         self._pickler = pickler
-        self._free_states = [WorkerState(ctx, _make_row(trace, number)) for number in range(size, 0, -1)]
+        rows = [None] * size if trace is None else _make_rows(trace, size)
+        self._free_states = [WorkerState(ctx, row) for row in reversed(rows)]
         self._paused = False
         self._starting = threading.Lock()
         # multiprocessing asks every child for its exit code when it starts one.  Of two threads that
@@ -191,9 +192,9 @@ class WorkerStarter:
             del error  # as in start_missing
 
 
-def _make_row(trace: TraceFile | None, number: int) -> Row | None:
-    if trace is None:
-        return None
-    from poollock._trace.row import Row  # noqa: PLC0415 - few programs want it
+def _make_rows(trace: TraceFile, size: int) -> list[Row]:
+    from poollock._trace.records import words_for  # noqa: PLC0415 - few programs want it
+    from poollock._trace.row import Row  # noqa: PLC0415 - the same
 
-    return Row(trace, number)
+    trace.rows = [Row(trace, number, words) for number, words in enumerate(words_for(size), 1)]
+    return trace.rows

@@ -18,19 +18,18 @@ from poollock._locks.semaphore import Semaphore
 from poollock._locks.shared_words import SharedWords
 
 from .records import (
+    BEGUN,
     CAPACITY,
     FREED,
     GAVE_UP,
     NEXT,
-    NOTHING,
     RELEASED,
     TAKEN,
     TASK,
     WAITS,
     kind_and_thread,
     lock_key,
-    pack_record,
-    place,
+    write,
 )
 
 _PAUSE = 0.001  # seconds between two looks for room
@@ -48,28 +47,30 @@ class Recorder:
     def __init__(self, words: SharedWords) -> None:
         self._view = words.view
         self._next = words.word(NEXT)
+        self._begun = words.word(BEGUN)
         self._numbers = count(words.view[NEXT])
         self._main_thread = main_thread().ident
         self._replaced: list[tuple[type[BaseLock], str, Any]] = []
 
     def add(self, kind: int, lock: int, begin: int, end: int) -> None:
         """Write a record; wait for room while the pool has not read enough of the others."""
+        ident = get_ident()
+        what = kind if ident == self._main_thread else kind_and_thread(kind, ident)
         number = next(self._numbers)
         try:
+            self._begun[...] = number + 1
             while number - self._next[()] >= CAPACITY and not parent_is_gone():
                 sleep(_PAUSE)
-            ident = get_ident()
-            what = kind if ident == self._main_thread else kind_and_thread(kind, ident)
-            pack_record(self._view, place(number), what, lock, begin, end, number + 1)
-        except BaseException:  # a signal handler has raised: the pool must not wait for this record
-            pack_record(self._view, place(number), *NOTHING, number + 1)
-            raise
+        finally:  # also if a signal handler raises: what was recorded has happened, and the pool reads on
+            write(self._view, number, (what, lock, begin, end))
 
     def add_task(self, begin: int) -> None:
         """Record that the task which began at *begin* has ended."""
         self.add(TASK, 0, begin, perf_counter_ns())
 
-    def acquire(self, lock: int, acquire: Callable[..., bool], timeout: float | None) -> None:
+    def acquire(
+        self, lock: int, acquire: Callable[..., bool], timeout: float | None, recorded: list[int]
+    ) -> None:
         """Have a lock taken, and record it.
 
         It is taken in two steps: only that tells whether there was a wait.
@@ -78,10 +79,12 @@ class Recorder:
             lock: The key of the lock.
             acquire: Takes it, with the parameters of ``acquire``.
             timeout: Seconds to wait for it at most; 0 does not wait, None waits without end.
+            recorded: Gets ``TAKEN`` if it is recorded that it was taken.
         """
         begin = perf_counter_ns()
         if acquire(False):  # noqa: FBT003 - it takes no keyword for it
             begin = perf_counter_ns()
+            recorded.append(TAKEN)
             self.add(TAKEN, lock, begin, begin)
         elif timeout != 0:
             try:
@@ -90,6 +93,7 @@ class Recorder:
             except BaseException:
                 self.add(GAVE_UP, lock, begin, perf_counter_ns())
                 raise
+            recorded.append(TAKEN)
             self.add(TAKEN if taken else GAVE_UP, lock, begin, perf_counter_ns())
 
     def start(self, locks: Iterable[object]) -> None:
@@ -125,20 +129,25 @@ def _recording_methods(recorder: Recorder, cls: type[Any]) -> dict[str, Callable
     def acquire(self: BaseLock, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - multiprocessing's
         # Filled in C: a signal handler that raises finds in it whether the lock was taken.
         taken: list[bool] = []
+        recorded: list[int] = []
         take = partial(_call_into, taken, plain_acquire, self)
         try:
-            recorder.acquire(lock_key(self), take, timeout if block else 0)
+            recorder.acquire(lock_key(self), take, timeout if block else 0, recorded)
         except BaseException:
             if taken == [True]:
-                release(self)
+                (release if recorded else plain_release)(self)
             raise
         return taken == [True]
 
     @wraps(plain_release)
     def release(self: BaseLock) -> None:
         end = perf_counter_ns()
-        plain_release(self)
-        recorder.add(RELEASED, lock_key(self), end, end)
+        released: list[None] = []
+        try:
+            _call_into(released, plain_release, self)
+        finally:
+            if released:
+                recorder.add(RELEASED, lock_key(self), end, end)
 
     def enter(self: BaseLock) -> bool:
         return acquire(self)
@@ -162,7 +171,7 @@ def _recording_methods(recorder: Recorder, cls: type[Any]) -> dict[str, Callable
     }
 
 
-def _call_into(results: list[bool], function: Callable[..., bool], *args: Any) -> bool:
+def _call_into(results: list[Any], function: Callable[..., Any], *args: Any) -> Any:
     """Call *function*, and put what it returns into *results* before anything else can happen."""
     results[:] = map(function, *[(arg,) for arg in args])
     return results[0]

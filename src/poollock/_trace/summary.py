@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 _WORTH_SAYING = 0.05  # of the workers' time
 _MUCH_IDLE = 0.25  # of the workers' time
+_MOST_MARKS = 20  # that are shown
 _MICROS = 1e6  # in a second
 _ROUNDING = 1e-8  # seconds
+_USUAL = re.compile(r"worker \d+ (starts|replaces \d+)")  # marks that are in the picture alone
 
 
 class NotATraceError(ValueError):
@@ -38,6 +42,7 @@ class LockUse:
         taken: How often it was taken.
         waits: How often a task had to wait for it.
         waited: How long all waits were together.
+        kept_waiting: The same without other threads of a task, which goes on meanwhile.
         held: How long all holds were together.
         longest_wait: The longest of the waits.
         longest_hold: The longest of the holds.
@@ -46,9 +51,27 @@ class LockUse:
     taken: int = 0
     waits: int = 0
     waited: float = 0.0
+    kept_waiting: float = 0.0
     held: float = 0.0
     longest_wait: Longest = field(default_factory=Longest)
     longest_hold: Longest = field(default_factory=Longest)
+
+
+@dataclass
+class TaskUse:
+    """What the tasks of one function did; times in seconds.
+
+    Attributes:
+        ended: How many have ended.
+        failed: How many of these not by returning.
+        seconds: How long they took together, waits included.
+        longest: The longest of them.
+    """
+
+    ended: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    longest: Longest = field(default_factory=Longest)
 
 
 @dataclass
@@ -58,19 +81,14 @@ class WorkerUse:
     Attributes:
         tasks: How many tasks ended in it.
         failed: How many of these not by returning.
-        running: How long it had a task.
-        waiting: How long its tasks waited for locks.
+        busy: How long its tasks did something else than to wait for locks.
+        waiting: How long it waited for locks.
     """
 
     tasks: int = 0
     failed: int = 0
-    running: float = 0.0
+    busy: float = 0.0
     waiting: float = 0.0
-
-    @property
-    def busy(self) -> float:
-        """How long its tasks did something else than to wait for locks."""
-        return max(0.0, self.running - self.waiting)
 
 
 class Summary:
@@ -79,6 +97,7 @@ class Summary:
     Attributes:
         program: What the program is called.
         locks: What was done with each lock, by its name.
+        functions: What the tasks of each function did, by its name.
         workers: What each worker did, by its name.
         marks: What happened beside: deaths, timeouts, deadlocks.
         is_complete: Whether the program has written the trace to its end.
@@ -87,19 +106,22 @@ class Summary:
     def __init__(self, events: Iterable[dict[str, Any]]) -> None:
         self.program = ""
         self.locks: dict[str, LockUse] = {}
+        self.functions: dict[str, TaskUse] = {}
         self.workers: dict[str, WorkerUse] = {}
         self.marks: list[str] = []
         self.is_complete = False
         self._rows: dict[int, str] = {}
         self._first, self._last = float("inf"), 0.0
-        # By worker, the waits and holds whose task is not known yet: a task comes after what happened in it.
-        self._unassigned: dict[str, list[tuple[float, float, Longest]]] = {}
+        # By worker, what may lie in a task that is not known yet, which comes after it: waits of the main
+        # thread, and the longest waits and holds of a lock.
+        self._waits: dict[str, list[tuple[float, float]]] = {}
+        self._longest: dict[str, list[tuple[float, Longest]]] = {}
         for event in events:
             self._take_in(event)
 
     @property
     def seconds(self) -> float:
-        """How long it took from the begin of the first task to the end of the last one."""
+        """How long it took from the first thing that a worker did to the last one."""
         return max(0.0, self._last - self._first)
 
     @property
@@ -109,14 +131,14 @@ class Summary:
 
     def idle(self, worker: WorkerUse) -> float:
         """Return how long *worker* had nothing to do, in seconds."""
-        return max(0.0, self.seconds - worker.running)
+        return max(0.0, self.seconds - worker.busy - worker.waiting)
 
-    def share_waited(self, lock: LockUse) -> float:
+    def share(self, lock: LockUse) -> float:
         """Return which part of the workers' time was a wait for *lock*."""
-        return lock.waited / self.worker_seconds if self.worker_seconds else 0.0
+        return lock.kept_waiting / self.worker_seconds if self.worker_seconds else 0.0
 
     def _take_in(self, event: dict[str, Any]) -> None:
-        phase, name, args = event.get("ph"), event["name"], event.get("args", {})
+        phase, name, args = event["ph"], event["name"], event.get("args", {})
         if phase == "M" and name == "process_name":
             self.program = args["name"]
         elif phase == "M" and name == "thread_name":
@@ -125,29 +147,26 @@ class Summary:
                 self.workers.setdefault(args["name"], WorkerUse())
         elif phase == "i" and name == "end":
             self.is_complete = True
-        elif phase == "i" and not name.endswith(" starts"):
+        elif phase == "i" and not _USUAL.fullmatch(name):
             self.marks.append(name)
         elif phase == "X":
             self._take_in_span(event, args)
 
     def _take_in_span(self, event: dict[str, Any], args: dict[str, Any]) -> None:
         begin, seconds = event["ts"] / _MICROS, event["dur"] / _MICROS
-        row = self._rows[event["tid"]]
-        worker, _, is_beside = row.partition(",")
-        use = self.workers[worker]
+        self._first, self._last = min(self._first, begin), max(self._last, begin + seconds)
+        worker, _, is_beside = self._rows[event["tid"]].partition(",")
         if event["cat"] == "task":
-            use.tasks += 1
-            use.failed += args["ended"] != "ok"
-            use.running += seconds
-            self._first, self._last = min(self._first, begin), max(self._last, begin + seconds)
-            self._assign(worker, begin, begin + seconds, _task_name(event["name"], args))
+            self._take_in_task(worker, begin, seconds, event["name"], args)
             return
         lock = self.locks.setdefault(args["lock"], LockUse())
         if event["cat"] == "wait":
             lock.waits += 1
             lock.waited += seconds
             if not is_beside:  # else another thread of the task waits, and the task goes on
-                use.waiting += seconds
+                lock.kept_waiting += seconds
+                self.workers[worker].waiting += seconds
+                self._waits.setdefault(worker, []).append((begin, seconds))
             lock.longest_wait = self._longer(lock.longest_wait, worker, begin, seconds)
         else:
             lock.taken += 1
@@ -158,31 +177,50 @@ class Summary:
         if seconds <= longest.seconds:
             return longest
         new = Longest(seconds)
-        self._unassigned.setdefault(worker, []).append((begin, begin + seconds, new))
+        self._longest.setdefault(worker, []).append((begin, new))
         return new
 
-    def _assign(self, worker: str, begin: float, end: float, task: str) -> None:
-        for _, last, each in self._unassigned.pop(worker, ()):
-            if begin <= last <= end + _ROUNDING:
-                each.task = task
+    def _take_in_task(
+        self, worker: str, begin: float, seconds: float, name: str, args: dict[str, Any]
+    ) -> None:
+        end = begin + seconds + _ROUNDING
+        failed = args["ended"] != "ok"
+        use = self.workers[worker]
+        use.tasks += 1
+        use.failed += failed
+        waits = self._waits.pop(worker, [])
+        use.busy += seconds - sum(waited for at, waited in waits if begin <= at < end)
+        self._waits[worker] = [wait for wait in waits if wait[0] >= end]
+        function = self.functions.setdefault(name, TaskUse())
+        function.ended += 1
+        function.failed += failed
+        function.seconds += seconds
+        task = _task_name(name, args)
+        if seconds > function.longest.seconds:
+            function.longest = Longest(seconds, task)
+        for at, longest in self._longest.get(worker, ()):
+            if begin <= at < end:
+                longest.task = task
+        self._longest[worker] = [each for each in self._longest.get(worker, ()) if each[0] >= end]
 
     def bottleneck(self) -> str:
         """Return a sentence that says what kept the workers from their tasks, if anything did."""
         if not self.worker_seconds:
             return "No task has ended."
-        name, lock = max(self.locks.items(), key=lambda each: each[1].waited, default=("", LockUse()))
-        waited = self.share_waited(lock)
+        uses = self.locks.items()
+        name, lock = max(uses, key=lambda each: each[1].kept_waiting, default=("", LockUse()))
+        waited = self.share(lock)
         idle = sum(map(self.idle, self.workers.values())) / self.worker_seconds
         if waited >= _WORTH_SAYING and waited >= idle:
-            return (
-                f"The bottleneck is {name!r}: {waited:.0%} of the workers' time was waiting for it; "
-                f"it was held for {_duration(lock.held)} of the {_duration(self.seconds)}."
-            )
+            text = f"The bottleneck is {name!r}: {waited:.0%} of the workers' time was waiting for it"
+            if lock.held > self.seconds:  # a Semaphore
+                return f"{text}."
+            return f"{text}; it was held for {_duration(lock.held)} of the {_duration(self.seconds)}."
         if idle >= _MUCH_IDLE:
             return (
                 f"No lock is the bottleneck: for {idle:.0%} of their time the workers had no task. There "
-                "were too few, they came too slowly, or they were so small that sending them took longer "
-                "than they did (see chunksize)."
+                "were too few, they came too slowly, workers were being started, or the tasks were so small "
+                "that sending them took longer than they did (see chunksize)."
             )
         return f"No lock is a bottleneck: {waited:.0%} of the workers' time was waiting for the busiest one."
 
@@ -195,36 +233,38 @@ class Summary:
             "",
             *self._lock_lines(width),
             "",
+            *self._function_lines(width),
+            "",
             *self._worker_lines(),
         ]
         if self.marks:
-            text += ["", *[_cut(mark, width) for mark in self.marks]]
-        return [*text, "", *_wrap(self.bottleneck(), width)]
+            more = len(self.marks) - _MOST_MARKS
+            text += ["", *[_cut(mark, width) for mark in self.marks[:_MOST_MARKS]]]
+            text += [f"and {more} more like these"] if more > 0 else []
+        return [*text, "", *wrap(self.bottleneck(), max(20, width))]
 
     def _lock_lines(self, width: int) -> list[str]:
         if not self.locks:
             return ["No lock was taken."]
-        rows = [["lock", "taken", "waits", "waited", "share", "longest wait", "held", "longest hold"]]
+        rows = [["lock", "taken", "waits", "waited", "of all time", "held"]]
         uses = sorted(self.locks.items(), key=lambda each: -each[1].waited)
-        rows += [
-            [
-                name,
-                str(use.taken),
-                str(use.waits),
-                _duration(use.waited),
-                f"{self.share_waited(use):.0%}",
-                _duration(use.longest_wait.seconds),
-                _duration(use.held),
-                _duration(use.longest_hold.seconds),
-            ]
-            for name, use in uses
-        ]
+        for name, use in uses:
+            times = [_duration(use.waited), f"{self.share(use):.0%}", _duration(use.held)]
+            rows.append([name, str(use.taken), str(use.waits), *times])
         lines = _table(rows)
         for name, use in uses:
             for what, longest in (("wait for", use.longest_wait), ("hold of", use.longest_hold)):
                 if longest.task:
-                    lines.append(_cut(f"  longest {what} {name}: {longest.task}", width))
+                    text = f"  longest {what} {name}: {_duration(longest.seconds)}, {longest.task}"
+                    lines.append(_cut(text, width))
         return lines
+
+    def _function_lines(self, width: int) -> list[str]:
+        rows = [["function", "tasks", "failed", "in all", "longest"]]
+        for name, use in sorted(self.functions.items(), key=lambda each: -each[1].seconds):
+            times = [_duration(use.seconds), _duration(use.longest.seconds)]
+            rows.append([_cut(name, width // 2), str(use.ended), str(use.failed), *times])
+        return _table(rows)
 
     def _worker_lines(self) -> list[str]:
         rows = [["worker", "tasks", "failed", "busy", "waiting", "idle"]]
@@ -252,13 +292,26 @@ def read_events(path: str) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 event: dict[str, Any] = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 if not line.endswith("\n"):  # the program was killed while it wrote this
                     return
                 raise NotATraceError(wrong) from None
             if not number and '"poollock"' not in text:
                 raise NotATraceError(wrong)
             yield event
+
+
+def summarize(path: str) -> Summary:
+    """Return the summary of a trace.
+
+    Raises:
+        NotATraceError: It is another file, or one that somebody has changed.
+        OSError: It cannot be read.
+    """
+    try:
+        return Summary(read_events(path))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise NotATraceError(f"{path!r} is not a trace that a pool has written: {error!r}") from error
 
 
 def _task_name(name: str, args: dict[str, Any]) -> str:
@@ -279,22 +332,12 @@ def _duration(seconds: float) -> str:
 
 def _table(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *[cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)],
-            ]
-        )
-        for row in rows
-    ]
+    lines: list[str] = []
+    for row in rows:
+        first, *others = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([first.strip().ljust(widths[0]), *others]))
+    return lines
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(0, width - 3)]}..."
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    from textwrap import wrap  # noqa: PLC0415 - for one sentence
-
-    return wrap(text, max(20, width))
