@@ -22,11 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace.add_argument("file", help="what the pool has written, with trace=FILE")
     options = parser.parse_args(arguments)
     try:
-        summary = summarize(options.file)
+        text = summarize(options.file, shutil.get_terminal_size().columns)
     except (OSError, NotATraceError) as error:
         sys.stderr.write(f"{parser.prog} trace: {error}\n")
         return 1
-    text = "\n".join([*summary.lines(shutil.get_terminal_size().columns), ""])
     encoding = sys.stdout.encoding  # which may not have all characters of a name
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     return 0

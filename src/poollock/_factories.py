@@ -66,7 +66,7 @@ def locked_pool(
             chunk.  ``None`` is no limit.
         trace: A file for a picture of the run: each task, each wait for a lock and each hold of one.
             Perfetto and Chrome open it, and ``python -m poollock trace`` sums it up.  What the file
-            has is overwritten.  ``None`` makes none.
+            has is overwritten; it is whole once the pool has ended.  ``None`` makes none.
 
     Returns:
         The pool.  As a context manager it is terminated at the end of the block.
@@ -74,7 +74,7 @@ def locked_pool(
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: A count is below 1 or a limit not above 0, a name is no identifier or stands
-            twice, or a lock was made for another start method.
+            twice, a lock was made for another start method, or another pool writes *trace*.
         OSError: A process or a lock cannot be made, or *trace* not be opened.
         BrokenPoolError: The workers are to import the main module, and it is in no file.
     """
@@ -121,7 +121,7 @@ def manager_locked_pool(
             chunk.  ``None`` is no limit.
         trace: A file for a picture of the run: each task, each wait for a lock and each hold of one.
             Perfetto and Chrome open it, and ``python -m poollock trace`` sums it up.  What the file
-            has is overwritten.  ``None`` makes none.
+            has is overwritten; it is whole once the pool has ended.  ``None`` makes none.
 
     Returns:
         The pool.  As a context manager it is terminated at the end of the block.
@@ -129,7 +129,7 @@ def manager_locked_pool(
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: A count is below 1 or a limit not above 0, a name is no identifier or stands
-            twice, or a lock was made for another start method.
+            twice, a lock was made for another start method, or another pool writes *trace*.
         OSError: A process or a lock cannot be made, or *trace* not be opened.
         BrokenPoolError: The workers are to import the main module, and it is in no file.
     """

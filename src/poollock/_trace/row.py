@@ -176,7 +176,7 @@ class Row:
                 return
 
     def _end_oldest(self, lock: int, end: int) -> bool:
-        """End the oldest hold of a lock, which another thread or worker released; return whether there is one."""
+        """End the oldest hold of a lock, which somebody else has released; return whether there is one."""
         for thread, holds in self._holds.items():
             for hold in holds:
                 if hold[0] == lock and hold[1] <= end:

@@ -301,15 +301,15 @@ def read_events(path: str) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def summarize(path: str) -> Summary:
-    """Return the summary of a trace.
+def summarize(path: str, width: int) -> str:
+    """Return the summary of a trace, as text that is so wide.
 
     Raises:
         NotATraceError: It is another file, or one that somebody has changed.
         OSError: It cannot be read.
     """
     try:
-        return Summary(read_events(path))
+        return "\n".join([*Summary(read_events(path)).lines(width), ""])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise NotATraceError(f"{path!r} is not a trace that a pool has written: {error!r}") from error
 
