@@ -156,9 +156,9 @@ def _recording_methods(recorder: Recorder, cls: type[Any]) -> dict[str, Callable
         release(self)
 
     def release_if_held(self: BaseLock) -> bool:
-        end = perf_counter_ns()
         held = plain_release_if_held(self)
         if held:
+            end = perf_counter_ns()  # after whatever that has released one by one
             recorder.add(FREED, lock_key(self), end, end)
         return bool(held)
 
