@@ -200,6 +200,7 @@ class TraceFile:
         if fd >= 0:
             os.close(fd)
         _open_files.discard(self)
+        self.rows.clear()  # they lead here
 
     def is_file(self, status: os.stat_result) -> bool:
         """Return whether this writes the file with that status."""
