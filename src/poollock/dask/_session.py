@@ -68,9 +68,9 @@ class _Reply:
         with suppress(RuntimeError):  # it was set before
             self._arrived.release()
 
-    def wait(self) -> Message:
-        """Wait for the answer and return it."""
-        self._arrived.acquire()
+    def wait(self, timeout: float = -1) -> Message:
+        """Wait for the answer, *timeout* seconds at most if that is given, and return what there is."""
+        self._arrived.acquire(timeout=timeout)
         return self.message
 
 
@@ -254,6 +254,23 @@ class Session:
             raise DeadlockError(waits, answer["client"])
         answer["number"] = number
         return answer
+
+    def flush(self, timeout: float) -> None:
+        """Wait, *timeout* seconds at most, until the scheduler has taken in what was sent.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            PoolLockError: The connection has ended.
+        """
+        number = next(self._numbers)
+        reply = self._replies[number] = _Reply()
+        try:
+            self.tell("waits", number=number, pool="")  # of no pool: the answer is all that is wanted
+            reply.wait(timeout)
+        finally:
+            self._replies.pop(number, None)
 
     def _check_thread(self) -> None:
         """Raise if the running thread is the one that carries the connection: it would wait for itself."""

@@ -34,6 +34,7 @@ Key: TypeAlias = tuple[str, int]  # of a task, in Dask: its job's name, and whic
 _BATCH = 2000  # tasks that are given to Dask at once, at most
 _POLL_INTERVAL = 0.1  # seconds between two checks whether the thread that sets results is alive
 _BATCH_BYTES = 4 << 20  # the same, in bytes of arguments; Dask warns of 10 MB
+_PATIENCE = 2.0  # seconds that the end of a pool waits for the scheduler to know of it
 
 
 class _Running(NamedTuple):
@@ -288,6 +289,7 @@ class ClusterSupervisor:
         self._futures.clear()
         self.pending.callbacks.stop()
         try:
+            self._session.flush(_PATIENCE)  # until then a worker may be allowed to begin a task
             self._session.tell("drop", pool=self._pool)
         except PoolLockError:
             pass
