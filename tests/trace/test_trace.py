@@ -384,7 +384,6 @@ sys.path.insert(0, "")
 import trace_tasks as tasks
 from poollock import locked_pool
 from poollock._trace.summary import Summary, read_events
-from poollock._trace.trace_file import TraceFile
 
 if __name__ == "__main__":
     pool = locked_pool(2, trace=sys.argv[1])

@@ -96,12 +96,6 @@ def keep(lock: BaseLock) -> None:
     lock.acquire()
 
 
-def write_and_wait(lock: BaseLock, path: Path) -> None:
-    with lock:
-        path.write_text(str(os.getpid()))
-        time.sleep(60)
-
-
 def trace_modules() -> list[str]:
     return [name for name in sys.modules if name.startswith("poollock._trace")]
 

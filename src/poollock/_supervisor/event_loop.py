@@ -13,21 +13,18 @@ from typing import TYPE_CHECKING
 
 from poollock._backend.describe import describe, show_error
 from poollock._backend.process import POLL_INTERVAL, has_ended
-from poollock._errors import TaskTimeoutError, WorkerDiedError
 from poollock._locks.base import BaseLock
 from poollock._worker.framing import MESSAGE
 from poollock._worker.object_pickling import ObjectPickler
-from poollock._worker.outcome_pickling import load_outcome
 
 from . import deadlock_detector
 from .callbacks import report_exception
 from .deadlock_detector import DeadlockDetector
 from .dispatcher import Dispatcher
-from .failures import MakeError, pool_ended, thread_failed
-from .jobs import Job, PendingJobs, TaskOutcome
+from .failures import MakeError, pool_ended, task_lost, thread_failed
+from .jobs import Job, PendingJobs, load_task_outcome
 from .lock_recovery import INTERVAL, LockRecovery
 from .startup_failures import StartupFailures
-from .task import Task
 from .task_handler import TaskHandler
 from .task_timeouts import TaskTimeouts
 from .wakeup import Wakeup
@@ -81,7 +78,11 @@ class EventLoop:
         self._lock_recovery = LockRecovery(locks, starter, self._workers)
         self.deadlock_detector = DeadlockDetector(self._dispatcher)
         self._task_timeouts = TaskTimeouts(task_timeout, self._dispatcher)
-        self._tracing = None if trace is None else _make_tracing(trace, self._dispatcher)
+        self._tracing: Tracing | None = None
+        if trace is not None:
+            from .tracing import Tracing  # noqa: PLC0415 - few programs want it
+
+            self._tracing = Tracing(trace, self._dispatcher)
         self._thread = current_thread()  # until its own is started
         self._closing = False  # no job will come
         self._exiting = False  # the workers were told that no task will come
@@ -327,7 +328,7 @@ class EventLoop:
             self._poll_soon |= worker in self._polled
             return False
         tasks = self._dispatcher.answered(worker, frames)
-        outcomes = [_load(task, payload) for task, (_, payload) in zip(tasks, frames, strict=True)]
+        outcomes = [load_task_outcome(task, data) for task, (_, data) in zip(tasks, frames, strict=True)]
         if self._tracing is not None:
             self._tracing.tasks_ended(worker, outcomes)
         self.pending.set(outcomes)
@@ -368,14 +369,7 @@ class EventLoop:
         held = self._lock_recovery.recover(worker.pid)
         self._starter.remove(worker)
         for task in () if worker.is_given_up else tasks:
-            error: Exception
-            if worker.timed_out:
-                error = self._timeout_error(worker, task, held)
-            else:
-                error = WorkerDiedError(
-                    worker.pid, code, task.describe(), held, worker.kill_reason, task.items
-                )
-            self.pending.set([(task, False, error)])
+            self.pending.set([(task, False, task_lost(worker, task, code, held, self._task_timeouts.limit))])
         if worker.ready or worker.kill_reason:
             self._starter.request_start()
         else:
@@ -391,11 +385,7 @@ class EventLoop:
         worker.is_given_up = True
         self._selector.unregister(worker.sock)
         for task in list(worker.in_flight):
-            self.pending.set([(task, False, self._timeout_error(worker, task, held))])
-
-    def _timeout_error(self, worker: WorkerHandle, task: Task, held: tuple[str, ...]) -> Exception:
-        limit = self._task_timeouts.limit or 0.0
-        return TaskTimeoutError(limit, task.describe(), task.items, worker.pid, held)
+            self.pending.set([(task, False, task_lost(worker, task, None, held, self._task_timeouts.limit))])
 
     def _break_if(self, make_error: MakeError | None) -> None:
         """Break the pool if *make_error* is not None: all jobs, and all that come, get this error."""
@@ -405,19 +395,6 @@ class EventLoop:
             self._dispatcher.close()
             for worker in self._workers:
                 worker.process.terminate()
-
-
-def _make_tracing(trace: TraceFile, dispatcher: Dispatcher) -> Tracing:
-    from .tracing import Tracing  # noqa: PLC0415 - few programs want it
-
-    return Tracing(trace, dispatcher)
-
-
-def _load(task: Task, payload: memoryview) -> TaskOutcome:
-    success, value, locks_left = load_outcome(payload, task.describe)
-    if locks_left:
-        task.warn_of_locks_left(locks_left)
-    return task, success, value
 
 
 def _close_after_fork() -> None:

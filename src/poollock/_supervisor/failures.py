@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from poollock._backend.describe import describe
 from poollock._backend.mp_pool import RemoteTraceback
-from poollock._errors import InitializerError, PoolLockError
+from poollock._errors import InitializerError, PoolLockError, TaskTimeoutError, WorkerDiedError
 from poollock._worker.pickling_errors import EXTRA_HINT
+
+if TYPE_CHECKING:
+    from .task import Task
+    from .worker_handle import WorkerHandle
 
 MakeError: TypeAlias = Callable[[], Exception]
 
@@ -24,6 +28,23 @@ def pool_ended() -> Exception:
 def thread_failed(how: str) -> Exception:
     """Return the error of a task that was there when something unforeseen happened."""
     return PoolLockError(f"a thread of the pool in {describe()} met an error that it should not meet: {how}")
+
+
+def task_lost(
+    worker: WorkerHandle, task: Task, code: int | None, held: tuple[str, ...], limit: float | None
+) -> Exception:
+    """Return the error of a task whose worker has ended, or is being ended because of ``task_timeout``.
+
+    Args:
+        worker: The worker.
+        task: The task.
+        code: The worker's exit code, if that is known.
+        held: The locks that it held.
+        limit: Seconds that a task may run.
+    """
+    if worker.timed_out:
+        return TaskTimeoutError(limit or 0.0, task.describe(), task.items, worker.pid, held)
+    return WorkerDiedError(worker.pid, code, task.describe(), held, worker.kill_reason, task.items)
 
 
 def starts_failed(count: int, how: str) -> Exception:

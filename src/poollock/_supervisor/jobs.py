@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 from poollock._errors import LockWait
+from poollock._worker.outcome_pickling import load_outcome
 from poollock._worker.pickling_errors import function_name
 from poollock._worker.task_pickling import CALL
 
@@ -131,6 +132,14 @@ def in_buffer(iterable: Iterable[Any], results: ResultQueue) -> Iterator[Any]:
 
 # A task, whether it succeeded, and its result or its error.
 TaskOutcome: TypeAlias = tuple[Task, bool, Any]
+
+
+def load_task_outcome(task: Task, payload: memoryview) -> TaskOutcome:
+    """Return the outcome of *task* that a worker has sent; warn of locks that it left held."""
+    success, value, locks_left = load_outcome(payload, task.describe)
+    if locks_left:
+        task.warn_of_locks_left(locks_left)
+    return task, success, value
 
 
 class PendingJobs:

@@ -57,9 +57,8 @@ class Row:
         self._last_end = 0  # of a task
         self._waits: dict[tuple[int, int], int] = {}  # since when, by thread and lock
         self._holds: dict[int, list[_Hold]] = defaultdict(list)  # by thread; the last taken comes last
-        self._beside: dict[str, list[int]] = defaultdict(
-            list
-        )  # by lock: when the last hold of each such row ended
+        # For holds that lie across others: by lock, when the last one in each of their rows ended.
+        self._beside: dict[str, list[int]] = defaultdict(list)
         self._rows: dict[int | str, int] = {0: number}  # by thread, or by what else has one
         file.name_row(number, f"worker {number}")
 

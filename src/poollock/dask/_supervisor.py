@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -289,10 +290,9 @@ class ClusterSupervisor:
         self._futures.clear()
         self.pending.callbacks.stop()
         try:
-            self._session.flush(_PATIENCE)  # until then a worker may be allowed to begin a task
-            self._session.tell("drop", pool=self._pool)
-        except PoolLockError:
-            pass
+            with suppress(PoolLockError):
+                self._session.flush(_PATIENCE)  # until then a worker may be allowed to begin a task
+                self._session.tell("drop", pool=self._pool)
         finally:
             self._end()
 
