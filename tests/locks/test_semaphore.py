@@ -239,7 +239,7 @@ def test_threads_of_a_process_share_its_places() -> None:
 
 
 @pytest.mark.parametrize("by_thread", [True, False])
-def test_threads_release_what_others_took(by_thread: bool) -> None:  # noqa: FBT001
+def test_threads_release_what_others_took(by_thread: bool) -> None:  # noqa: FBT001 - a parameter of the test
     semaphore = Semaphore(2)
     run: Callable[[Callable[[], Any]], Any] = in_thread if by_thread else lambda function: function()
     other: Callable[[Callable[[], Any]], Any] = in_thread if not by_thread else lambda function: function()
@@ -301,7 +301,7 @@ def test_process_killed_while_it_puts_its_places_in_order(stores: int) -> None:
         semaphore.acquire()
         forked(semaphore.release)
         with suppress(AttributeError):
-            semaphore._table._words = Killing(semaphore._table._words)  # type: ignore[assignment]
+            semaphore._table._words = Killing(semaphore._table._words)  # type: ignore[assignment] # it stands in for the words
         semaphore._table.settle(threads=False)
 
     pid = forked(die)

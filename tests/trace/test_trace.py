@@ -268,7 +268,7 @@ def test_no_trace_costs_no_import() -> None:
 def test_path_that_is_none(tmp_path: Path) -> None:
     children = multiprocessing.active_children()
     with pytest.raises(TypeError, match="trace must be a path or None, not 3"):
-        locked_pool(1, trace=3)  # type: ignore[arg-type]
+        locked_pool(1, trace=3)  # type: ignore[arg-type] # wrong on purpose
     with pytest.raises(FileNotFoundError):
         locked_pool(1, trace=tmp_path / "no" / "run.json")
     with pytest.raises(OSError, match=r"directory|denied"):

@@ -57,4 +57,4 @@ def test_functions_that_beartype_checks(method: str) -> None:
         with pytest.raises(BeartypeCallHintParamViolation):
             pool.apply(task, ("no number",))
     with pytest.raises(BeartypeCallHintParamViolation, match="maxtasksperchild"):
-        checked(2, maxtasksperchild="3")  # type: ignore[arg-type]
+        checked(2, maxtasksperchild="3")  # type: ignore[arg-type] # wrong on purpose
