@@ -42,6 +42,7 @@ from poollock import (
     WorkerDiedError,
     locked_pool,
 )
+from poollock._supervisor import tracing
 from poollock._trace import records
 from poollock._trace.recorder import Recorder
 from poollock._trace.records import CAPACITY, NEXT, RELEASED, TAKEN, TASK, RecordReader, split, words_for
@@ -154,6 +155,18 @@ def test_many_killed_workers(path: Path) -> None:
     ended = Counter(task["args"]["ended"] for task in spans(path))
     assert ended == {"ok": count - count // 10, "WorkerDiedError": count // 10}
     assert len(spans(path, "hold")) == count
+
+
+@needs_posix
+def test_killed_task_begins_after_the_one_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the thread that asks two clocks when it began has to pause between them."""
+    monkeypatch.setattr(tracing, "monotonic_ns", lambda: time.monotonic_ns() + 10**9)
+    with locked_pool(1, trace=path) as pool:
+        assert pool.apply(tasks.kill_at, (1, 0)) == 1
+        for _ in range(2):
+            with pytest.raises(WorkerDiedError):
+                pool.apply(tasks.kill_at, (0, 0))
+    assert [task["args"]["ended"] for task in spans(path)] == ["ok", *["WorkerDiedError"] * 2]
 
 
 @needs_posix

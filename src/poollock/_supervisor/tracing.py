@@ -109,7 +109,7 @@ class Tracing:
         if tasks:
             how += f" while it ran {tasks[0].describe()}"
         begun_at = worker.state.words.view[BEGUN_AT]
-        # The word is of another clock.
+        # The word is of another clock.  If this thread has to pause between the two, the time is too early.
         begun = perf_counter_ns() - (monotonic_ns() - begun_at) if begun_at else None
         ends = [self._task_end(task, error) for task in tasks]
         is_usual = not tasks and (expected or code == 0)

@@ -88,7 +88,7 @@ class Row:
 
         Args:
             tasks: What it ran then, and whoever waits has an error for.
-            begun: When the first of them began.
+            begun: When the first of them began, or somewhat earlier.
             how: What the mark says, if there is to be one.
         """
         now = perf_counter_ns()
@@ -98,13 +98,13 @@ class Row:
         held = sorted({self._file.lock_name(lock) for holds in self._holds.values() for lock, _, _ in holds})
         for thread in list(self._holds):
             self._free(thread, 0, now)
-        begin = now if begun is None else begun
+        begin = now if begun is None else max(begun, self._last_end)
         for task in tasks:
             # It may have recorded the end of its task, and not have sent all of the outcome.  Else the task
             # ends a little later than what it held, for readers that round.
             times = self._recorded.popleft() if self._recorded else (begin, now + _A_LITTLE)
             self._add_task(task, times)
-            begin = now
+            begin, self._last_end = now, times[1]
         self._recorded.clear()
         self._ended.clear()
         if how:
