@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import fault_tasks as tasks
@@ -19,6 +21,8 @@ from helpers import (
     ONE_METHOD,
     Factory,
     are_replaced,
+    kill,
+    needs_fork,
     open_sockets,
     running,
     start_program,
@@ -32,6 +36,7 @@ from poollock import (
     WorkerDiedError,
     locked_pool,
 )
+from poollock._backend import fork
 
 if sys.platform == "win32":
     pytest.skip("signals are POSIX", allow_module_level=True)
@@ -279,6 +284,35 @@ def test_what_a_worker_sent_before_it_ended(factory: Factory, method: str, tmp_p
         wait_until(lambda: not running(pid))
         os.kill(process.pid, signal.SIGCONT)
         assert process.communicate()[0] == "100000\n"
+
+
+@needs_fork
+def test_worker_that_is_replaced_while_a_program_starts(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not keep open what the program's end, or an error of its start, is to close."""
+    waits = Event()
+    execute: Any = vars(subprocess.Popen)["_execute_child"]  # the pipes have been made before
+
+    def pause(seconds: float) -> None:
+        waits.set()
+        time.sleep(seconds)
+
+    with factory(1, context="fork") as pool:
+        before = workers(pool)
+
+        def start_slowly(*args: Any) -> None:
+            kill(before[0])
+            wait_until(lambda: waits.is_set() or are_replaced(pool, before))
+            execute(*args)
+
+        monkeypatch.setattr(fork, "sleep", pause)
+        monkeypatch.setattr(fork, "_LONGEST_WAIT", 60.0)
+        monkeypatch.setattr(subprocess.Popen, "_execute_child", start_slowly)
+        with subprocess.Popen([sys.executable, "-c", "print(1)"], stdout=subprocess.PIPE) as process:
+            assert process.communicate()[0] == b"1\n"
+        assert pool.apply(tasks.square, (3,)) == 9
+        assert are_replaced(pool, before)
 
 
 @pytest.mark.timeout(240)  # some ninety workers, one after the other

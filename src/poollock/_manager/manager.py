@@ -11,6 +11,7 @@ from multiprocessing.managers import BaseManager, Server
 from typing import Any, ClassVar, NoReturn
 
 from poollock._backend.describe import describe, describe_exit, show_error
+from poollock._backend.fork import no_program_starting
 from poollock._backend.process import exit_code
 from poollock._backend.signals import reset_sigterm
 from poollock._errors import ManagerDiedError
@@ -42,7 +43,8 @@ class LockManager(BaseManager):
     def start(self) -> None:  # type: ignore[override] # one way to start it
         address = self._address = os.path.join(_make_directory(), "socket") if HAS_SOCKETS else None
         try:
-            super().start()
+            with no_program_starting():
+                super().start()
         except BaseException as error:
             remove_directory(address)
             if isinstance(error, (ConnectionError, EOFError)) and not isinstance(error, ManagerDiedError):
