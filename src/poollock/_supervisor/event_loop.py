@@ -12,7 +12,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from poollock._backend.describe import describe, show_error
-from poollock._backend.process import POLL_INTERVAL, has_ended
+from poollock._backend.process import has_ended
 from poollock._locks.base import BaseLock
 from poollock._worker.framing import MESSAGE
 from poollock._worker.object_pickling import ObjectPickler
@@ -30,6 +30,7 @@ from .task_timeouts import TaskTimeouts
 from .wakeup import Wakeup
 from .worker_handle import WorkerHandle
 from .worker_starter import WorkerStarter
+from .worker_watcher import WorkerWatcher
 
 if TYPE_CHECKING:
     from poollock._trace.trace_file import TraceFile
@@ -70,6 +71,7 @@ class EventLoop:
         self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup.sock, selectors.EVENT_READ, None)
+        self._watcher = WorkerWatcher(self._selector)
         self._dispatcher = Dispatcher(size, self._wakeup.wake)
         self._workers = self._dispatcher.workers
         self.pending = PendingJobs(self._wakeup.wake)
@@ -91,9 +93,6 @@ class EventLoop:
         self.over = False  # no result will be set any more
         self._make_error: MakeError = pool_ended  # for whoever still waits then
         self._kill_at: float | None = None  # when workers that did not heed SIGTERM are killed
-        self._polled: list[WorkerHandle] = []  # those of whose end no descriptor tells
-        self._poll_soon = False  # the socket of one of those has ended
-        self._next_poll = 0.0
         _event_loops.add(self)
 
     # Called by other threads.
@@ -209,25 +208,30 @@ class EventLoop:
                 self._wakeup.drain()
             else:
                 self._handle(key.data, key.fd, events)
-        self._reap_polled()
+        for worker in self._watcher.ended():
+            self._reap(worker)
         self._wakeup.run_pending()
         while self._dispatcher.blocked:
             self._watch_writing(self._dispatcher.blocked.popleft())
-        if self._lock_recovery.pending:
-            self._lock_recovery.step(monotonic())
-        if self.deadlock_detector.pending:
-            victim = self.deadlock_detector.step(monotonic())
-            if victim is not None and self._tracing is not None:
-                self._tracing.deadlock(*victim)
+        self._check_locks()
         for overdue in self._task_timeouts.step():
             self._give_up(overdue)
         if self._tracing is not None:
             self._tracing.step()
         self._end()
 
+    def _check_locks(self) -> None:
+        if self._lock_recovery.pending:
+            self._lock_recovery.step(monotonic())
+        if self.deadlock_detector.pending:
+            victim = self.deadlock_detector.step(monotonic())
+            if victim is not None and self._tracing is not None:
+                self._tracing.deadlock(*victim)
+
     def _handle(self, worker: WorkerHandle, fd: int, events: int) -> None:
         if fd == worker.sentinel:
-            self._on_sentinel(worker)
+            if self._watcher.sentinel_ended(worker):
+                self._reap(worker)
         elif worker in self._workers:
             if events & selectors.EVENT_WRITE:
                 self._write(worker)
@@ -235,15 +239,13 @@ class EventLoop:
                 self._read(worker)
 
     def _timeout(self, *, soon: bool) -> float | None:
-        if self._kill_at is not None or self._poll_soon or self._lock_recovery.pending:
+        if self._kill_at is not None or self._lock_recovery.pending:
             return INTERVAL
         if soon:
             return _SOON
-        intervals = [self._task_timeouts.seconds_to_next_step()]
+        intervals = [self._task_timeouts.seconds_to_next_step(), self._watcher.seconds_to_next_step()]
         if self.deadlock_detector.pending:
             intervals.append(deadlock_detector.INTERVAL)
-        if self._polled:
-            intervals.append(POLL_INTERVAL)
         if self._tracing is not None:
             intervals.append(self._tracing.seconds_to_next_step())
         # The system takes no timeout of more than some weeks.
@@ -272,7 +274,7 @@ class EventLoop:
     def _add(self, worker: WorkerHandle) -> None:
         self._workers.append(worker)
         self._selector.register(worker.sock, selectors.EVENT_READ, worker)
-        self._watch_end(worker)
+        self._watcher.add(worker)
         if not self._dispatcher.flush(worker):
             self._watch_writing(worker)
         if self._terminating:
@@ -282,12 +284,6 @@ class EventLoop:
         self._lock_recovery.added(worker)
         if self._tracing is not None:
             self._tracing.worker_started(worker)
-
-    def _watch_end(self, worker: WorkerHandle) -> None:
-        if worker.sentinel >= 0:
-            self._selector.register(worker.sentinel, selectors.EVENT_READ, worker)
-        else:
-            self._polled.append(worker)
 
     def _watch_writing(self, worker: WorkerHandle) -> None:
         has_not_ended = worker in self._workers and worker.sock in self._selector.get_map()
@@ -325,7 +321,7 @@ class EventLoop:
             goes_on = False
         if not goes_on:
             self._selector.unregister(worker.sock)
-            self._poll_soon |= worker in self._polled
+            self._watcher.socket_ended(worker)
             return False
         tasks = self._dispatcher.answered(worker, frames)
         outcomes = [load_task_outcome(task, data) for task, (_, data) in zip(tasks, frames, strict=True)]
@@ -334,34 +330,13 @@ class EventLoop:
         self.pending.set(outcomes)
         return True
 
-    def _on_sentinel(self, worker: WorkerHandle) -> None:
-        if worker.is_alive_after_all():
-            self._selector.unregister(worker.process.sentinel)
-            self._watch_end(worker)
-        else:
-            self._reap(worker)
-
-    def _reap_polled(self) -> None:
-        """Reap the workers that have ended without a descriptor to tell of it."""
-        now = monotonic()
-        if not self._polled or (now < self._next_poll and not self._poll_soon):
-            return
-        self._next_poll = now + POLL_INTERVAL
-        for worker in [worker for worker in self._polled if has_ended(worker.process)]:
-            self._reap(worker)
-        # Even if a worker's socket is kept open: a process that was forked while it was made has a copy.
-        self._poll_soon = any(worker.sock not in self._selector.get_map() for worker in self._polled)
-
     def _reap(self, worker: WorkerHandle) -> None:
         """Take in that *worker* has ended: requeue its tasks, and free its locks."""
         while worker.sock in self._selector.get_map() and self._read(worker):
             pass
         if worker.sock in self._selector.get_map():
             self._selector.unregister(worker.sock)
-        if worker in self._polled:
-            self._polled.remove(worker)
-        else:
-            self._selector.unregister(worker.sentinel)
+        self._watcher.remove(worker)
         tasks = self._dispatcher.remove(worker)
         code = self._starter.reap(worker)
         if self._tracing is not None:
