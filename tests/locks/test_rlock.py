@@ -120,15 +120,20 @@ def take_and_die(lock: RLock, times: int) -> None:
     os._exit(1)
 
 
+@needs_fork
 def test_what_a_thread_had_that_has_ended_is_given_back_at_the_end_of_the_task() -> None:
     lock = RLock()
-    in_thread(lambda: lock.acquire() and lock.acquire())
-    assert not lock.acquire(block=False)
-    assert lock._release_if_held()
-    assert not lock.locked()
-    with lock, lock:
-        assert lock.holder == ME
-    assert not lock.locked()
+
+    def run_task() -> None:
+        in_thread(lambda: lock.acquire() and lock.acquire())
+        assert not lock.acquire(block=False)
+        assert lock._release_if_held()
+        assert not lock.locked()
+        with lock, lock:
+            assert lock.holder == os.getpid()
+        assert not lock.locked()
+
+    assert in_child(run_task) == 0  # where no other thread is alive
 
 
 def test_locked_in_another_process(method: str) -> None:

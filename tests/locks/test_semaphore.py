@@ -270,9 +270,18 @@ def test_at_the_end_of_a_task_a_thread_that_goes_on_keeps_its_place() -> None:
     go.set()
     thread.join()
     assert semaphore.get_value() == 3
-    in_thread(semaphore.acquire)
-    assert semaphore._release_if_held()  # it has ended
-    assert semaphore.get_value() == 3
+
+
+@needs_fork
+def test_at_the_end_of_a_task_a_thread_that_has_ended_gives_its_place_back() -> None:
+    semaphore = Semaphore(3)
+
+    def run_task() -> None:
+        in_thread(semaphore.acquire)
+        assert semaphore._release_if_held()
+        assert semaphore.get_value() == 3
+
+    assert in_child(run_task) == 0  # where no other thread is alive
 
 
 @needs_fork
