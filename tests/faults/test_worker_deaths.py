@@ -307,7 +307,7 @@ def test_worker_that_is_replaced_while_a_program_starts(
             execute(*args)
 
         monkeypatch.setattr(fork, "sleep", pause)
-        monkeypatch.setattr(fork, "_LONGEST_WAIT", 60.0)
+        monkeypatch.setattr(fork, "_MANY", 100_000)
         monkeypatch.setattr(subprocess.Popen, "_execute_child", start_slowly)
         with subprocess.Popen([sys.executable, "-c", "print(1)"], stdout=subprocess.PIPE) as process:
             assert process.communicate()[0] == b"1\n"

@@ -1,57 +1,74 @@
-"""Forks a process that keeps open nothing of a program which another thread starts at that moment."""
+"""Forks that keep open nothing of a program which another thread starts at that moment."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from threading import get_ident
-from time import monotonic, sleep
+from itertools import islice
+from multiprocessing.context import BaseContext
+from time import sleep
 from traceback import walk_stack
 from typing import Any
 
-_LONGEST_WAIT = 1.0  # seconds for other threads to start their programs
+# Looks are counted, and not time: before each of them the other threads have had the GIL.
 _PAUSE = 0.0005  # seconds between two looks
+_MANY = 2000  # looks
+_FEW = 40  # looks
+_DEPTH = 16  # frames; Popen.__init__ calls few others
 
-_threads: set[int] = set()  # those that start a process of ours
+_threads: set[int] = set()  # those that start processes of ours
 
 
 @contextmanager
-def no_program_starting() -> Generator[None, None, None]:
-    """Have a fork inside the block wait until no other thread is within ``subprocess.Popen()``.
+def no_program_starting(ctx: BaseContext) -> Generator[None, None, None]:
+    """Have forks inside the block wait until no other thread is within ``subprocess.Popen()``.
 
-    That has pipes open which the program's end, or an error of its start, is to close.  A worker that is
-    forked meanwhile would keep them open: ``Popen()`` or ``communicate()`` would wait until it ends.
+    That has pipes open which its program's end, or an error of its start, is to close.  A process that is
+    forked meanwhile keeps them open: ``Popen()`` or ``communicate()`` waits until it has ended, too.
+    The waits are short, since a program may be slow to start.
     """
-    thread = get_ident()
-    _threads.add(thread)
+    if ctx.get_start_method() != "fork":
+        yield
+        return
+    _wait_for_programs(_MANY)
+    thread = threading.get_ident()
     try:
+        _threads.add(thread)
         yield
     finally:
         _threads.discard(thread)
 
 
 def _before_fork() -> None:
-    # Just before the fork, and not before all that precedes it: a thread needs the GIL to go on to its pipes.
-    if get_ident() not in _threads:
-        return
-    deadline = monotonic() + _LONGEST_WAIT  # a program on a slow disk must not keep the pool for ever
-    while _program_starting() and monotonic() < deadline:
+    # Immediately before it, since the GIL is given up now and then until it comes to that.  But other hooks
+    # may have taken locks already, that of `logging` say; and in the main thread a signal handler might
+    # raise here, which would be lost.
+    thread = threading.get_ident()
+    if thread in _threads and thread != threading.main_thread().ident:
+        _wait_for_programs(_FEW)
+
+
+def _wait_for_programs(looks: int) -> None:
+    for _ in range(looks):
+        if not _is_program_starting():
+            break
         sleep(_PAUSE)
 
 
-def _program_starting() -> bool:
+def _is_program_starting() -> bool:
     subprocess: Any = sys.modules.get("subprocess")
     if subprocess is None:
         return False
     code = getattr(subprocess.Popen.__init__, "__code__", None)
-    this = get_ident()
+    this = threading.get_ident()
     return any(
         frame.f_code is code
         for thread, top in sys._current_frames().items()
         if thread != this
-        for frame, _ in walk_stack(top)
+        for frame, _ in islice(walk_stack(top), _DEPTH)
     )
 
 

@@ -43,7 +43,7 @@ class LockManager(BaseManager):
     def start(self) -> None:  # type: ignore[override] # one way to start it
         address = self._address = os.path.join(_make_directory(), "socket") if HAS_SOCKETS else None
         try:
-            with no_program_starting():
+            with no_program_starting(self._ctx):
                 super().start()
         except BaseException as error:
             remove_directory(address)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
-from poollock._backend.fork import no_program_starting
 from poollock._backend.process import (
     ProcessStartError,
     failed_start_exit_code,
@@ -100,7 +99,7 @@ class WorkerHandle:
             ProcessStartError: It has ended meanwhile.
         """
         try:
-            with ctrl_c_ignored_by_children(), no_program_starting():
+            with ctrl_c_ignored_by_children():
                 self.process.start()
         except (ConnectionError, EOFError) as error:
             if not self.startup_data.payload:  # the error comes from pickling that

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from poollock._backend.fork import no_program_starting
 from poollock._backend.process import exit_code
 from poollock._backend.signals import block_signals
 from poollock._worker.main import InitArgs, StartupData, run_worker
@@ -71,13 +72,14 @@ class WorkerStarter:
             # All are made before the first start: memory that is written to after a fork is copied first.
             made, error = self._make_all()
             try:
-                for worker in made:
-                    if self.stopped:
-                        break
-                    with self._asking:
-                        worker.start()
-                    self.processes.append(worker.process)
-                    started.append(worker)
+                with no_program_starting(self._ctx):
+                    for worker in made:
+                        if self.stopped:
+                            break
+                        with self._asking:
+                            worker.start()
+                        self.processes.append(worker.process)
+                        started.append(worker)
             except BaseException as reason:  # noqa: BLE001 - for the caller, to raise or to report
                 return started, reason
             finally:

@@ -36,6 +36,8 @@ class WorkerWatcher:
         """Watch *worker* no longer."""
         if worker in self._polled:
             self._polled.remove(worker)
+            sockets = self._selector.get_map()
+            self._is_urgent = any(other.sock not in sockets for other in self._polled)
         else:
             self._selector.unregister(worker.sentinel)
 
@@ -57,11 +59,8 @@ class WorkerWatcher:
         if not self._polled or (now < self._next_poll and not self._is_urgent):
             return []
         self._next_poll = now + POLL_INTERVAL
-        ended = [worker for worker in self._polled if has_ended(worker.process)]
         # Even if a worker's socket is kept open: a process that was forked while it was made has a copy.
-        sockets = self._selector.get_map()
-        self._is_urgent = any(worker.sock not in sockets for worker in self._polled if worker not in ended)
-        return ended
+        return [worker for worker in self._polled if has_ended(worker.process)]
 
     def seconds_to_next_step(self) -> float | None:
         """Return in how many seconds ``ended`` should be called; None if there is no need."""
