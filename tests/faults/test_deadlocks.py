@@ -14,8 +14,9 @@ from typing import Any
 import deadlock_tasks as tasks
 import pytest
 
-from helpers import TESTS, Factory, wait_until
-from poollock import DeadlockError, Lock, LockWait, RLock, Semaphore
+from helpers import TESTS, Factory, stop, wait_until
+from poollock import DeadlockError, Lock, LockWait, RLock, Semaphore, locked_pool
+from poollock._supervisor.deadlock_detector import DeadlockDetector
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
@@ -68,6 +69,32 @@ def test_lock_taken_twice(factory: Factory, method: str, kind: Any) -> None:
             pool.apply(tasks.take_twice)
         assert [wait.holders for wait in caught.value.waits] == [(caught.value.waits[0].pid,)]
         assert pool.apply(tasks.just_take, ("lock",)) == "lock"
+
+
+def test_task_that_is_slow_to_hear_of_it_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    checks = 0
+    tell, needs = (vars(DeadlockDetector)[name] for name in ("_tell", "_needs"))
+
+    def stop_and_tell(detector: DeadlockDetector, victim: Any, *rest: Any) -> None:
+        stop(victim.pid)
+        told.append(victim.pid)
+        tell(detector, victim, *rest)
+
+    def count(detector: DeadlockDetector) -> Any:
+        nonlocal checks
+        checks += bool(told)
+        return needs(detector)
+
+    monkeypatch.setattr(DeadlockDetector, "_tell", stop_and_tell)
+    monkeypatch.setattr(DeadlockDetector, "_needs", count)
+    with locked_pool(1) as pool:
+        result = pool.apply_async(tasks.take_twice)
+        wait_until(lambda: checks >= 5)
+        os.kill(told[0], signal.SIGCONT)
+        with pytest.raises(DeadlockError):
+            result.get()
+    assert len(told) == 1
 
 
 def test_rlock_taken_twice(factory: Factory, method: str) -> None:

@@ -126,6 +126,21 @@ def test_lock_that_another_process_has_released(pool: LockedPool, tmp_path: Path
     assert not pool.lock.locked()
 
 
+def test_lock_that_another_process_has_released_is_not_released_again(method: str, tmp_path: Path) -> None:
+    """By no later task of the worker that had it: whoever has it next may not have said so yet."""
+    path = tmp_path / "holds"
+    with locked_pool(1, context=method) as pool:
+        result = pool.apply_async(tasks.take_and_stay, (str(path),))
+        wait_until(path.exists)
+        pool.lock.release()
+        path.unlink()
+        assert result.get() is None
+        assert pool.lock._semlock.acquire()
+        assert pool.apply(tasks.square, (3,)) == 9
+        assert pool.lock.locked()
+        pool.lock._semlock.release()
+
+
 def test_stopped_worker_is_waited_for(factory: Factory, method: str, tmp_path: Path) -> None:
     path = tmp_path / "holds"
     with factory(2, context=method) as pool:

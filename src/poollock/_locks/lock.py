@@ -138,7 +138,9 @@ class Lock(ExclusiveLock):
     @override
     def _release_if_held(self) -> bool:
         self._release_unrecorded()
-        if not self._may_release():
-            return False
-        self.release()
-        return True
+        if self._may_release():
+            self.release()
+            return True
+        if self._semlock._is_mine() and self._holder[()] != self._pid:  # another process has released it
+            self._semlock._after_fork()  # it has no other method that forgets what was taken
+        return False

@@ -36,6 +36,7 @@ class LockManager(BaseManager):
 
     def __init__(self, ctx: BaseContext) -> None:
         self._key = os.urandom(32)
+        self._start_context = ctx
         starts: Any = ctx if HAS_SOCKETS else PipeContext(ctx)
         super().__init__(authkey=self._key, ctx=starts)
 
@@ -43,7 +44,7 @@ class LockManager(BaseManager):
     def start(self) -> None:  # type: ignore[override] # one way to start it
         address = self._address = os.path.join(_make_directory(), "socket") if HAS_SOCKETS else None
         try:
-            with no_program_starting(self._ctx):
+            with no_program_starting(self._start_context):
                 super().start()
         except BaseException as error:
             remove_directory(address)

@@ -546,7 +546,10 @@ class LockedPool(multiprocessing.pool.Pool):
         items = iterable if isinstance(iterable, Sized) else list(iterable)
         if not len(items):
             # The standard pool calls no callback then, and takes the chunksize 0 that a program computes.
-            result, chunksize = results.MapResult(None, None), 1
+            result = results.MapResult(None, None)
+            result.finish()
+            result.release()
+            return result
         if chunksize is None:
             chunksize = -(-len(items) // (self._processes * 4))
         size = check_chunksize(chunksize)

@@ -75,9 +75,11 @@ class DeadlockDetector:
         found = {worker.pid: self._waits[worker].number for worker in workers}
         if found and found == self._suspects:
             victim = max(workers, key=lambda worker: self._waits[worker].since)
-            told = victim, self._waits[victim].description
-            workers.remove(victim)
-            self._tell(victim, [victim, *workers], os.getpid() if os.getpid() in ring else 0)
+            wait = self._waits[victim]
+            if victim.state.words.view[VICTIM] != wait.number:  # else it knows, and has not run since
+                told = victim, wait.description
+                workers.remove(victim)
+                self._tell(victim, [victim, *workers], os.getpid() if os.getpid() in ring else 0)
             found = {}
         self._suspects = found
         return told
