@@ -69,7 +69,6 @@ def run(
         for name in ("targets", "inside"):
             (Path(directory) / name).mkdir()
         (Path(directory) / "counter").touch()
-        lock_recovery._PROOF_FOR_OTHERS = lock_recovery._PROOF  # the killer takes no lock
         killer = context.Process(target=kill_workers, args=(directory, kills, every, seed))
         locks = {"lock": KINDS[kind](context=method)}
         with getattr(poollock, factory)(4, tasks.announce, (directory,), locks=locks, context=method) as pool:
@@ -104,6 +103,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.01, help="seconds between kills, on average")
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
     options = parser.parse_args()
+    lock_recovery._PROOF_FOR_OTHERS = lock_recovery._PROOF  # the killer takes no lock
     faulthandler.dump_traceback_later(60 + options.kills * 60 * options.every, exit=True)
     begun = time.monotonic()
     outcomes = run(**vars(options))

@@ -9,22 +9,45 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fault_tasks
 import pytest
 import timeout_tasks as long
 
-from helpers import Factory, running, wait_until
-from poollock import TaskTimeoutError, locked_pool
+from helpers import Factory, running, wait_for_pid, wait_until
+from poollock import LockedPool, TaskTimeoutError, locked_pool
+from poollock._worker.worker_socket import BEGUN_AT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 
-@pytest.mark.parametrize("task", [time.sleep, long.compute, long.compute_in_c, long.ignore_sigterm])
-def test_task_that_does_not_end(factory: Factory, method: str, task: Any) -> None:
-    with factory(2, context=method, task_timeout=1) as pool:
+LIMIT = 50  # seconds; a task that is to end may have to wait for a processor
+
+
+def make_overdue(pool: LockedPool, path: Path, *, by: float = 3600) -> None:
+    """Once a task has written its pid to *path*, have the pool believe that it began so much earlier."""
+    pid = wait_for_pid(path)
+    event_loop: Any = vars(pool._supervisor)["_event_loop"]
+    (worker,) = [worker for worker in event_loop._workers if worker.pid == pid]
+    worker.state.words.view[BEGUN_AT] -= int(by * 1e9)
+    event_loop._task_timeouts._next_check = 0.0
+    event_loop._wakeup.wake()
+
+
+def test_limit() -> None:
+    late = pytest.raises(TaskTimeoutError, match=r"took longer than 0\.2 s")
+    with locked_pool(1, task_timeout=0.2) as pool, late:
+        pool.apply(time.sleep, (60,))
+
+
+@pytest.mark.parametrize("task", [long.stay, long.compute, long.compute_in_c, long.ignore_sigterm])
+def test_task_that_does_not_end(factory: Factory, method: str, task: Any, tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    with factory(2, context=method, task_timeout=LIMIT) as pool:
         assert pool.map(long.square, range(4)) == [0, 1, 4, 9]
-        result = pool.apply_async(task, (60,))
+        result = pool.apply_async(task, (str(path),))
         others = pool.map_async(long.square, range(100), chunksize=1)
-        with pytest.raises(TaskTimeoutError, match=r"took longer than 1 s") as caught:
+        make_overdue(pool, path)
+        with pytest.raises(TaskTimeoutError, match=rf"took longer than {LIMIT} s") as caught:
             result.get()
         assert others.get() == [x * x for x in range(100)]
         wait_until(lambda: not running(caught.value.pid))
@@ -33,41 +56,67 @@ def test_task_that_does_not_end(factory: Factory, method: str, task: Any) -> Non
         assert caught.value.locks_held == ()
 
 
-def test_lock_is_freed_and_marked(factory: Factory, method: str) -> None:
-    with factory(2, context=method, task_timeout=1) as pool:
+def test_lock_is_freed_and_marked(factory: Factory, method: str, tmp_path: Path) -> None:
+    path = tmp_path / "holds"
+    with factory(2, context=method, task_timeout=LIMIT) as pool:
+        result = pool.apply_async(long.hold_and_stay, (str(path),))
+        make_overdue(pool, path)
         with pytest.raises(TaskTimeoutError) as caught:
-            pool.apply(long.hold_and_sleep, (1,))
+            result.get()
         assert caught.value.locks_held == ("lock",)
-        pool.apply(long.wait_for_lock, (1,))
+        pool.apply(long.wait_for_lock, (str(path),))
         assert pool.lock.abandoned
 
 
-def test_task_that_waits_for_a_lock(factory: Factory) -> None:
-    with factory(2, task_timeout=1) as pool, pool.lock:
+def test_task_that_waits_for_a_lock(factory: Factory, tmp_path: Path) -> None:
+    path = tmp_path / "waits"
+    with factory(2, task_timeout=LIMIT) as pool, pool.lock:
+        result = pool.apply_async(long.wait_for_lock, (str(path),))
+        make_overdue(pool, path)
         with pytest.raises(TaskTimeoutError):
-            pool.apply(long.wait_for_lock, (1,))
+            result.get()
         assert pool.lock.locked()
         assert not pool.lock.abandoned
 
 
-def test_only_the_task_that_took_too_long(factory: Factory) -> None:
-    """Those that were sent ahead with it go to others, and each limit begins with its task."""
-    with factory(2, task_timeout=0.7) as pool:
+def test_only_the_task_that_took_too_long(factory: Factory, tmp_path: Path) -> None:
+    """Those that were sent ahead with it go to others."""
+    paths = [tmp_path / name for name in "ab"]
+    with factory(2, task_timeout=LIMIT) as pool:
         tiny = pool.map_async(long.square, range(1000), chunksize=1)
-        late = [pool.apply_async(time.sleep, (60,)) for _ in range(2)]
+        late = [pool.apply_async(long.stay, (str(path),)) for path in paths]
         after = [pool.apply_async(long.square, (x,)) for x in range(50)]
-        for result in late:
+        for path, result in zip(paths, late, strict=True):
+            make_overdue(pool, path)
             with pytest.raises(TaskTimeoutError):
                 result.get()
         assert tiny.get() == [x * x for x in range(1000)]
         assert [result.get() for result in after] == [x * x for x in range(50)]
-        assert pool.map(time.sleep, [0.3] * 6, chunksize=1) == [None] * 6  # together longer than the limit
 
 
-def test_items_of_a_chunk() -> None:
-    with locked_pool(2, task_timeout=1) as pool:
+def test_each_limit_begins_with_its_task(tmp_path: Path) -> None:
+    """Not with the one before it: together they take longer than the limit."""
+    path, next_path = tmp_path / "first", tmp_path / "second"
+    with locked_pool(1, task_timeout=LIMIT) as pool:
+        first = pool.apply_async(fault_tasks.stay_while, (str(path),))
+        pid = wait_for_pid(path)
+        second = pool.apply_async(fault_tasks.stay_while, (str(next_path),))
+        make_overdue(pool, path, by=LIMIT / 2 + 1)
+        path.unlink()
+        assert first.get() == pid
+        make_overdue(pool, next_path, by=LIMIT / 2 + 1)
+        next_path.unlink()
+        assert second.get() == pid
+
+
+def test_items_of_a_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "stays"
+    with locked_pool(2, task_timeout=LIMIT) as pool:
+        items: list[int | str] = [0, 1, str(path), 2]
+        result = pool.map_async(long.stay_or_square, items, chunksize=2)
+        make_overdue(pool, path)
         with pytest.raises(TaskTimeoutError, match="items 2 to 3") as caught:
-            pool.map(time.sleep, [0, 0, 60, 0], chunksize=2)
+            result.get()
         assert caught.value.items == range(2, 4)
 
 

@@ -25,6 +25,7 @@ from helpers import (
     FACTORIES,
     METHODS,
     children,
+    kill,
     needs_posix,
     open_files,
     running,
@@ -34,6 +35,7 @@ from helpers import (
 )
 from poollock import BaseLock, Lock, LockedPool, RLock, Semaphore, locked_pool
 from poollock._locks import shared_words
+from poollock._supervisor import event_loop
 from poollock._supervisor.dispatcher import Dispatcher
 
 
@@ -179,17 +181,21 @@ def test_pool_that_nobody_keeps(factory: Callable[..., LockedPool], method: str)
 
 
 @needs_posix
-def test_pool_that_is_collected_makes_nobody_wait(factory: Callable[..., LockedPool]) -> None:
+def test_pool_that_is_collected_makes_nobody_wait(
+    factory: Callable[..., LockedPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The garbage collector may run in any thread, and that may have any lock."""
+    monkeypatch.setattr(event_loop, "_KILL_DELAY", 1e9)
     before = children()
     pool = factory(1)
     (worker,) = workers(pool)
-    stop(worker)  # now its end takes a second: the time before SIGKILL
+    stop(worker)  # now it does not end by SIGTERM
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del pool
         gc.collect()
     assert running(worker)
+    kill(worker)
     wait_until(lambda: children() == before)
 
 

@@ -130,7 +130,7 @@ class Odd:
 
 def take_often(lock: BaseLock, times: int) -> None:
     for _ in range(times):
-        lock.acquire()
+        assert lock.acquire(timeout=50)  # without a limit the wait for its own lock might be told
 
 
 def give_back_often(lock: BaseLock, times: int) -> None:
