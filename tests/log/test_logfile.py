@@ -219,8 +219,7 @@ def test_others_rename_and_fill_the_file_while_one_rotates(
     def replace_after_others(old: str, new: str) -> None:
         if not others:
             path.rename(path.parent / "moved")
-            with LockedLogWriter(path) as log:
-                log.write("long enough\n")
+            path.write_text("long enough\n")  # a writer would wait for this rotation
             others.append(subprocess.Popen([sys.executable, "-c", ROTATE, path]))
             others[0].wait()
         replace(old, new)

@@ -127,7 +127,7 @@ def test_owner_where_it_is_not_permitted(path: Path, groups: list[int], expected
 
 
 @needs_root
-def test_three_users_rotate(path: Path) -> None:
+def test_three_users_rotate(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None ever finds a file that is not yet its own to write to, one that opens the log anew neither."""
 
     def write(user: int) -> None:
@@ -138,6 +138,7 @@ def test_three_users_rotate(path: Path) -> None:
                 with LockedLogWriter(path) as again:
                     again.write(f"{user}-{number + 1}\n")
 
+    monkeypatch.setattr("poollock._log.opening._PATIENCE", 60)  # however slow the one that rotates is
     path.touch()
     path.chmod(0o666)
     context = multiprocessing.get_context("fork")
@@ -300,6 +301,7 @@ def test_log_that_is_opened_while_another_process_rotates(
     assert permissions(path)[0] == 0o606
     path.unlink()
     fcntl.flock(directory, fcntl.LOCK_EX)
+    monkeypatch.setattr("poollock._log.opening._PATIENCE", 0.1)
     LockedLogWriter(path).close()
     assert path.exists()
     os.close(directory)

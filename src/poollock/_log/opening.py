@@ -10,7 +10,9 @@ from stat import S_ISREG
 from poollock._backend.files import closing_fd, create_file, open_appending
 from poollock._backend.flock import locked_directory
 
-_PATIENCE = 0.1  # seconds to wait for a process that may be between two steps of a rotation
+# Seconds to wait for a process that may be between two steps of a rotation: it makes the file with the old
+# one's mode.  Another program may keep the lock for ever.
+_PATIENCE = 5.0
 
 
 def open_log(path: str) -> int:
