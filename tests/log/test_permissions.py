@@ -297,6 +297,7 @@ def test_log_that_is_opened_while_another_process_rotates(
     fcntl.flock(directory, fcntl.LOCK_EX)
     with monkeypatch.context() as patched:
         patched.setattr("poollock._backend.flock.sleep", create_and_give_back)
+        patched.setattr("poollock._log.opening._PATIENCE", 60)
         LockedLogWriter(path).close()
     assert permissions(path)[0] == 0o606
     path.unlink()
