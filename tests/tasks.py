@@ -12,6 +12,7 @@ from typing import Any
 from poollock import BaseLock, LockedLogWriter, current_lock
 from poollock._backend.files import open_appending
 from poollock._backend.flock import LOCK_EX, LOCK_UN, flock
+from poollock._log import log_file, opening
 
 initialized: list[str] = []
 
@@ -167,6 +168,11 @@ def hold_until(lock: BaseLock, path: str) -> None:
 def hold_and_die(lock: BaseLock) -> None:
     lock.acquire()
     os._exit(3)
+
+
+def wait_for_rotations() -> None:
+    """Have this worker wait for another one that rotates a log, however slow that is."""
+    log_file._PATIENCE = opening._PATIENCE = 60
 
 
 def write_records(log: LockedLogWriter, writer: int, count: int) -> None:

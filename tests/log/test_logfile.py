@@ -50,7 +50,7 @@ def test_rotates_before_the_record_that_would_not_fit(path: Path) -> None:
 def test_many_processes_rotate(factory: Callable[..., LockedPool], method: str, path: Path) -> None:
     """Each record is there once, in order for each process, in files that are none too large."""
     with (
-        factory(4, context=method) as pool,
+        factory(4, tasks.wait_for_rotations, context=method) as pool,
         LockedLogWriter(path, max_bytes=500, backup_count=1000) as log,
     ):
         pool.starmap(tasks.write_records, [(log, writer, 100) for writer in range(8)], chunksize=1)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import tasks
 from helpers import in_child, needs_fork, needs_posix, open_files, removes_open_files
 from poollock import Lock, LockedLogHandler, LockedPool, locked_pool
 
@@ -571,7 +572,7 @@ def roll_over(handler: LockedLogHandler, number: int) -> None:
 
 def test_workers_that_roll_over(method: str, path: Path) -> None:
     handler = LockedLogHandler(path, backupCount=10_000)
-    with locked_pool(4, context=method) as pool:
+    with locked_pool(4, tasks.wait_for_rotations, context=method) as pool:
         pool.starmap(roll_over, [(handler, number) for number in range(8)], chunksize=1)
     handler.close()
     lines = [line for file in path.parent.iterdir() for line in file.read_text().split()]
