@@ -20,6 +20,7 @@ import poollock._log.log_file
 import tasks
 from helpers import in_child, kill, needs_fork, needs_posix, open_files, removes_open_files, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool
+from poollock._backend.flock import locked_directory
 
 
 @pytest.fixture
@@ -207,6 +208,22 @@ ROTATE = """if True:
     log = poollock.LockedLogWriter(sys.argv[1], max_bytes=10, backup_count=3)
     log.write("other\\n")
 """
+
+
+@needs_fork
+def test_process_that_is_forked_in_a_rotation_does_not_keep_its_lock(path: Path) -> None:
+    receiver, sender = os.pipe()
+    with locked_directory(str(path), 0):
+        pid = os.fork()
+        if not pid:
+            os.close(sender)
+            os.read(receiver, 1)
+            os._exit(0)
+    with locked_directory(str(path), 0) as locked:
+        assert locked
+    os.close(sender)
+    os.waitpid(pid, 0)
+    os.close(receiver)
 
 
 def test_others_rename_and_fill_the_file_while_one_rotates(

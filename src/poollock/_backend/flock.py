@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
 from .files import closing_fd
@@ -75,8 +75,15 @@ else:
         except OSError:
             yield True
             return
+        pid = os.getpid()
         with closing_fd(fd):
-            yield _try_lock(fd, patience)
+            try:
+                yield _try_lock(fd, patience)
+            finally:
+                # To close it would not do: a process that was forked meanwhile has the descriptor, too.
+                if os.getpid() == pid:
+                    with suppress(OSError):  # there are no such locks here
+                        flock(fd, LOCK_UN)
 
     def _try_lock(fd: int, patience: float) -> bool:
         end = monotonic() + patience
