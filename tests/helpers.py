@@ -274,6 +274,18 @@ def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None
         signal.signal(signal.SIGUSR1, before)
 
 
+@contextlib.contextmanager
+def without_collection() -> Generator[None, None, None]:
+    """Collect no garbage: what a finalizer or a callback of the collector raises is lost, and is an error."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Interrupt(Exception):  # noqa: N818 - it is what it does
     """What a handler raises that limits the time of a task."""
 
@@ -307,13 +319,14 @@ def interrupted_at(
 
     before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # 3.12 asks for these when tracing starts
-    sys.settrace(step)
-    try:
-        function()
-    except Interrupt:
-        pass
-    finally:
-        sys.settrace(before)
+    with without_collection():
+        sys.settrace(step)
+        try:
+            function()
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(before)
     return steps >= count
 
 
@@ -334,11 +347,12 @@ def handled_at(
                 handler()
 
     before = sys.getprofile()
-    sys.setprofile(look)
-    try:
-        function()
-    except Interrupt:
-        pass
-    finally:
-        sys.setprofile(before)
+    with without_collection():
+        sys.setprofile(look)
+        try:
+            function()
+        except Interrupt:
+            pass
+        finally:
+            sys.setprofile(before)
     return places >= count
