@@ -251,14 +251,19 @@ def bytes_in_pipe(fd: int) -> int:
 
 
 @contextlib.contextmanager
-def signalled_inside(handler: Callable[..., None]) -> Generator[None, None, None]:
-    """Send a signal to this thread as soon as it stands still in the middle of the library."""
+def signalled_inside(
+    handler: Callable[..., None], when: Callable[[], bool] = lambda: True
+) -> Generator[None, None, None]:
+    """Send a signal to this thread as soon as it stands still in the middle of the library.
+
+    A thread that gets no processor stands still, too, wherever it is: *when* says more, if that matters.
+    """
     me, seen = threading.get_ident(), [("", 0)]
 
     def stands() -> bool:
         frames = [frame for frame, _ in traceback.walk_stack(sys._current_frames()[me])]
         before, seen[:] = [*seen], [(frame.f_code.co_filename, frame.f_lasti) for frame in frames]
-        return seen == before and any(PACKAGE in Path(name).parents for name, _ in seen)
+        return when() and seen == before and any(PACKAGE in Path(name).parents for name, _ in seen)
 
     def send() -> None:
         wait_until(stands)

@@ -33,6 +33,7 @@ import tasks
 from helpers import environment, needs_fork, needs_posix, removes_open_files, signalled_inside, wait_until
 from poollock import Lock, LockedLogWriter, LockedPool, LockTimeoutError
 from poollock._backend.flock import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from poollock._log import sink
 from poollock._log.log_file import LogFile
 from poollock._log.sink import Sink
 
@@ -533,7 +534,9 @@ def test_handler_writes_and_raises_while_a_record_waits(path: Path, awaited: str
         if awaited == "another thread":
             write_in_thread("first\n")
             wait_until(lambda: is_waited_for(other.fileno()))
-        with signalled_inside(handler), pytest.raises(TimeoutError):
+        # Before it is in the record, a handler that writes waits as well.
+        progress = sink.threads.progress
+        with signalled_inside(handler, lambda: progress.depth == 1), pytest.raises(TimeoutError):
             log.write("outer\n")
         held.close()
         fcntl.flock(other, fcntl.LOCK_UN)
