@@ -1,4 +1,4 @@
-"""What locks and tasks cost on a Dask cluster, beside Dask's own.
+"""What locks and tasks cost on a Dask cluster, beside Dask's own; how soon a dead holder's lock is free.
 
     python benchmarks/cluster.py [--rounds 9] [--workers 4]
 
@@ -9,15 +9,19 @@ machine slows all alike; the ratio is the median of the rounds' ratios, with the
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import dask.config
 import distributed
 
 from figures import machine
-from poollock import BaseLock
+from poollock import BaseLock, WorkerDiedError
 from poollock.dask import DaskLockedPool, dask_locked_pool
 
 CYCLES = 200  # of a lock, at a time
@@ -47,6 +51,11 @@ def use_ours(lock: BaseLock, cycles: int) -> float:
 
 def use_dasks(cycles: int) -> float:
     return cycle(Lock("benchmark"), cycles)
+
+
+def hold(lock: BaseLock) -> None:
+    with lock:
+        time.sleep(3600)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -85,12 +94,30 @@ def pairs(pool: DaskLockedPool, client: Any, workers: int) -> list[tuple[str, Ro
     ]
 
 
+def after_a_kill(pool: DaskLockedPool, client: Any, workers: int) -> float:
+    """The seconds from the death of a worker that holds the lock until another process has it."""
+    client.wait_for_workers(workers)
+    result = pool.apply_async(hold)
+    while not (pid := pool.lock.holder):
+        time.sleep(0.01)
+    start = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    with pool.lock:
+        seconds = time.perf_counter() - start
+        pool.lock.mark_consistent()
+    with contextlib.suppress(WorkerDiedError):
+        result.get()
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
     with (
+        # Dask's cluster would end a nanny whose worker is being restarted 15 s after it was killed before.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
         _distributed.LocalCluster(
             n_workers=options.workers, threads_per_worker=1, dashboard_address=":0"
         ) as cluster,
@@ -105,12 +132,15 @@ def main() -> None:
         for _ in range(options.rounds):
             for (_, ours, dasks), rounds in zip(measured, seconds, strict=True):
                 rounds.append((ours(), dasks()))
+        kills = [after_a_kill(pool, client, options.workers) * 1e3 for _ in range(options.rounds)]
     print(f"{'':36}{'poollock':>12}{'Dask':>12}   ratio (least to most)")
     for (name, _, _), rounds in zip(measured, seconds, strict=True):
         our, their = (statistics.median(column) * 1e3 for column in zip(*rounds, strict=True))
         ratios = [ours / dasks for ours, dasks in rounds]
         ratio, least, most = statistics.median(ratios), min(ratios), max(ratios)
         print(f"{name:36}{our:9.2f} ms{their:9.2f} ms   {ratio:.2f} ({least:.2f} to {most:.2f})")
+    name = "a dead holder's lock is free"
+    print(f"{name:36}{statistics.median(kills):9.0f} ms   ({min(kills):.0f} to {max(kills):.0f})")
     print(f"distributed {_distributed.__version__}, {options.workers} workers, {machine()}")
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from poollock.dask import DaskLockedPool, DaskWorkerDiedError, dask_locked_pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
-AT_ONCE = 0.5  # seconds, within which a lock is free that a nanny can confirm the holder's death of
-
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
@@ -39,13 +36,13 @@ def address_of(client: Any, pid: int) -> str:
     return next(address for address, each in found.items() if each == pid)
 
 
-def take_when_free(lock: Any) -> tuple[threading.Thread, list[tuple[float, bool]]]:
-    """Wait for a lock in a thread; note when it was there, and whether it was abandoned."""
-    got: list[tuple[float, bool]] = []
+def take_when_free(lock: Any) -> tuple[threading.Thread, list[bool]]:
+    """Wait for a lock in a thread; note whether it was abandoned."""
+    got: list[bool] = []
 
     def run() -> None:
         with lock:
-            got.append((time.monotonic(), lock.abandoned))
+            got.append(lock.abandoned)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -119,12 +116,9 @@ def test_a_worker_is_killed_while_it_holds_the_lock(pool: DaskLockedPool, tmp_pa
     result = pool.apply_async(tasks.hold, (stage,))
     (pid,) = stage.pids()
     thread, got = take_when_free(pool.lock)
-    begun = time.monotonic()
     kill(pid)
     thread.join()
-    ((when, abandoned),) = got
-    assert abandoned
-    assert when - begun < AT_ONCE
+    assert got == [True]
     with pytest.raises(DaskWorkerDiedError, match="it held 'lock', now free again") as caught:
         result.get()
     assert caught.value.locks_held == ("lock",)
@@ -157,9 +151,7 @@ def test_a_worker_is_killed_right_after_the_grant(pool: DaskLockedPool, tmp_path
         stop(pid)
     assert pool.lock.holder == pid
     kill(pid)
-    begun = time.monotonic()
     with pool.lock:
-        assert time.monotonic() - begun < AT_ONCE
         assert pool.lock.abandoned
     with pytest.raises(DaskWorkerDiedError) as caught:
         result.get()
@@ -243,7 +235,7 @@ def test_workers_are_restarted(client: Any, pool: DaskLockedPool, tmp_path: Path
     restart.start()
     thread.join()
     assert not running(pid)
-    assert got[0][1]
+    assert got == [True]
     with pytest.raises(DaskWorkerDiedError):
         result.get()
     restart.join()
@@ -288,13 +280,9 @@ def test_a_nanny_is_killed(commands: Callable[..., Commands], tmp_path: Path) ->
             stage = Stage(tmp_path)
             result = pool.apply_async(tasks.hold, (stage,))
             (pid,) = stage.pids()
-            begun = time.monotonic()
             kill(nanny.pid)
             with pool.lock:
-                assert (
-                    time.monotonic() - begun < 2 * AT_ONCE
-                )  # the worker itself sees that its nanny has ended
-                assert pool.lock.abandoned
+                assert pool.lock.abandoned  # the worker itself sees that its nanny has ended
             with pytest.raises(DaskWorkerDiedError):
                 result.get()
             wait_until(lambda: not running(pid))
@@ -362,10 +350,8 @@ def test_a_worker_without_a_nanny(commands: Callable[..., Commands], tmp_path: P
                 stage = Stage(tmp_path, name)
                 result = pool.apply_async(tasks.hold, (stage,))
                 (pid,) = stage.pids()
-                begun = time.monotonic()
                 end(pid)
                 with pool.lock:
-                    assert time.monotonic() - begun < AT_ONCE
                     assert pool.lock.abandoned
                 with pytest.raises(DaskWorkerDiedError):
                     result.get()
@@ -392,7 +378,6 @@ def test_the_scheduler_is_killed(commands: Callable[..., Commands], tmp_path: Pa
 
         waiter = threading.Thread(target=wait_for_lock)
         waiter.start()
-        begun = time.monotonic()
         kill(cluster.scheduler.pid)
         for result in results:
             with pytest.raises(BrokenPoolError, match="connection to the scheduler"):
@@ -403,7 +388,6 @@ def test_the_scheduler_is_killed(commands: Callable[..., Commands], tmp_path: Pa
             pool.lock.acquire()
         with pytest.raises(BrokenPoolError):
             pool.apply(tasks.square, (2,))
-        assert time.monotonic() - begun < 5 * AT_ONCE
         stage.let_go()
         pool.terminate()
         pool.join()
@@ -447,11 +431,9 @@ def test_the_client_is_killed(client: Any, pool: DaskLockedPool, tmp_path: Path)
             lock = pickle.loads((tmp_path / "other").read_bytes())
             assert lock.holder == process.pid
             thread, got = take_when_free(lock)
-            begun = time.monotonic()
             process.kill()
             thread.join()
-        assert got[0][0] - begun < AT_ONCE
-        assert got[0][1]
+        assert got == [True]
     for stage in stages:
         stage.let_go()
     assert pool.map(tasks.square, range(20), chunksize=1) == [x * x for x in range(20)]
@@ -465,9 +447,8 @@ def test_a_process_that_a_task_forks_does_not_keep_its_lock(pool: DaskLockedPool
     child = wait_for_pid(path)
     parent = pool.lock.holder
     kill(parent)
-    begun = time.monotonic()
     with pool.lock:
-        assert time.monotonic() - begun < AT_ONCE
+        pass
     assert running(child)
     kill(child)
     with pytest.raises(DaskWorkerDiedError):
