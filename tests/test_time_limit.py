@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import TESTS, running
+from helpers import TESTS, environment, running
 
 # Four ways to wait for ever. After the second, nothing of the module's pool is left but its manager's files.
 HANGS = """
-import subprocess, time
+import os, signal, subprocess, threading, time
 from pathlib import Path
 
 import fault_tasks, helpers, pytest
@@ -30,22 +29,30 @@ def factory():
 def method():
     return "spawn"
 
+# The signal of the time limit comes as soon as a file is there, however long that takes.
+def end_once(path):
+    def send():
+        helpers.wait_until(path.exists)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    threading.Thread(target=send, daemon=True).start()
+
 def sleep():
     process = subprocess.Popen(["sleep", "600"])
     (HERE / "pids" / str(process.pid)).touch()
     return process
 
-@pytest.mark.timeout(2)
 def test_program():
     process = sleep()
     try:
+        end_once(HERE / "pids" / str(process.pid))
         time.sleep(600)
     finally:
         process.wait()
         (HERE / "cleaned up").touch()
 
-@pytest.mark.timeout(4)
 def test_worker_of_the_modules_pool(pool):
+    end_once(HERE / "holds")
     pool.apply(fault_tasks.hold_while, (pool.lock, str(HERE / "holds")))
 
 def test_module_goes_on(pool):
@@ -53,15 +60,15 @@ def test_module_goes_on(pool):
         pass
     assert pool.map(fault_tasks.square, range(5)) == [0, 1, 4, 9, 16]
 
-@pytest.mark.timeout(4)
 def test_pool_of_its_own():
+    end_once(HERE / "stays")
     own.append(locked_pool(2))
     own[0].apply(fault_tasks.stay_while, (str(HERE / "stays"),))
 
 def test_nothing_is_left():
     assert helpers.children() == set()
 
-@pytest.mark.timeout(1)
+@pytest.mark.timeout(6)
 def test_clean_up_that_hangs_too():
     try:
         time.sleep(600)
@@ -73,15 +80,15 @@ def test_clean_up_that_hangs_too():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a time limit ends the whole run")
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_time_limit_ends_what_the_test_started(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
     (tmp_path / "pids").mkdir()
     (tmp_path / "test_hangs.py").write_text(HANGS)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", "--timeout=60", str(tmp_path)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "faults")])},
+        env=environment(TESTS / "faults"),
         capture_output=True,
         text=True,
         check=False,
