@@ -51,7 +51,8 @@ def with_our_locks(name: str, method: str) -> type[unittest.TestCase]:
             end = time.monotonic() + 30
             while function(*arguments) != value and time.monotonic() < end:
                 time.sleep(0.01)
-            super().assertReturnsIfImplemented(value, function, *arguments)
+            parent: Any = super()
+            parent.assertReturnsIfImplemented(value, function, *arguments)
 
         Lock = staticmethod(poollock.Lock)
         RLock = staticmethod(poollock.RLock)
