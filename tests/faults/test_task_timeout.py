@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import fault_tasks
+import fault_tasks as tasks
 import pytest
 import timeout_tasks as long
 
@@ -39,19 +39,19 @@ def test_limit() -> None:
         pool.apply(time.sleep, (60,))
 
 
-@pytest.mark.parametrize("task", [long.stay, long.compute, long.compute_in_c, long.ignore_sigterm])
+@pytest.mark.parametrize("task", [tasks.stay_while, long.compute, long.compute_in_c, long.ignore_sigterm])
 def test_task_that_does_not_end(factory: Factory, method: str, task: Any, tmp_path: Path) -> None:
     path = tmp_path / "runs"
     with factory(2, context=method, task_timeout=LIMIT) as pool:
-        assert pool.map(long.square, range(4)) == [0, 1, 4, 9]
+        assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
         result = pool.apply_async(task, (str(path),))
-        others = pool.map_async(long.square, range(100), chunksize=1)
+        others = pool.map_async(tasks.square, range(100), chunksize=1)
         make_overdue(pool, path)
         with pytest.raises(TaskTimeoutError, match=rf"took longer than {LIMIT} s") as caught:
             result.get()
         assert others.get() == [x * x for x in range(100)]
         wait_until(lambda: not running(caught.value.pid))
-        assert pool.apply(long.square, (3,)) == 9
+        assert pool.apply(tasks.square, (3,)) == 9
         assert caught.value.items is None
         assert caught.value.locks_held == ()
 
@@ -59,7 +59,7 @@ def test_task_that_does_not_end(factory: Factory, method: str, task: Any, tmp_pa
 def test_lock_is_freed_and_marked(factory: Factory, method: str, tmp_path: Path) -> None:
     path = tmp_path / "holds"
     with factory(2, context=method, task_timeout=LIMIT) as pool:
-        result = pool.apply_async(long.hold_and_stay, (str(path),))
+        result = pool.apply_async(tasks.hold_while, (pool.lock, str(path)))
         make_overdue(pool, path)
         with pytest.raises(TaskTimeoutError) as caught:
             result.get()
@@ -83,9 +83,9 @@ def test_only_the_task_that_took_too_long(factory: Factory, tmp_path: Path) -> N
     """Those that were sent ahead with it go to others."""
     paths = [tmp_path / name for name in "ab"]
     with factory(2, task_timeout=LIMIT) as pool:
-        tiny = pool.map_async(long.square, range(1000), chunksize=1)
-        late = [pool.apply_async(long.stay, (str(path),)) for path in paths]
-        after = [pool.apply_async(long.square, (x,)) for x in range(50)]
+        tiny = pool.map_async(tasks.square, range(1000), chunksize=1)
+        late = [pool.apply_async(tasks.stay_while, (str(path),)) for path in paths]
+        after = [pool.apply_async(tasks.square, (x,)) for x in range(50)]
         for path, result in zip(paths, late, strict=True):
             make_overdue(pool, path)
             with pytest.raises(TaskTimeoutError):
@@ -98,9 +98,9 @@ def test_each_limit_begins_with_its_task(tmp_path: Path) -> None:
     """Not with the one before it: together they take longer than the limit."""
     path, next_path = tmp_path / "first", tmp_path / "second"
     with locked_pool(1, task_timeout=LIMIT) as pool:
-        first = pool.apply_async(fault_tasks.stay_while, (str(path),))
+        first = pool.apply_async(tasks.stay_while, (str(path),))
         pid = wait_for_pid(path)
-        second = pool.apply_async(fault_tasks.stay_while, (str(next_path),))
+        second = pool.apply_async(tasks.stay_while, (str(next_path),))
         make_overdue(pool, path, by=LIMIT / 2 + 1)
         path.unlink()
         assert first.get() == pid
@@ -113,7 +113,7 @@ def test_items_of_a_chunk(tmp_path: Path) -> None:
     path = tmp_path / "stays"
     with locked_pool(2, task_timeout=LIMIT) as pool:
         items: list[int | str] = [0, 1, str(path), 2]
-        result = pool.map_async(long.stay_or_square, items, chunksize=2)
+        result = pool.map_async(tasks.stay_or_square, items, chunksize=2)
         make_overdue(pool, path)
         with pytest.raises(TaskTimeoutError, match="items 2 to 3") as caught:
             result.get()

@@ -1,30 +1,17 @@
-"""Tasks that write their pid to a file and do not end, in a module that is imported quickly."""
+"""Tasks that do not end, each in its own way; before that they write their pid to a file."""
 
 from __future__ import annotations
 
 import re
 import signal
-import time
 from typing import Any
 
-from fault_tasks import write_pid
-
-
-def stay(path: str) -> None:
-    write_pid(path)
-    time.sleep(60)
-
-
-def stay_or_square(x: int | str) -> int:
-    if isinstance(x, int):
-        return square(x)
-    stay(x)
-    raise AssertionError
+from fault_tasks import stay_while, write_pid
 
 
 def ignore_sigterm(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    stay(path)
+    stay_while(path)
 
 
 def compute(path: str) -> None:
@@ -38,16 +25,7 @@ def compute_in_c(path: str) -> None:
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 
-def hold_and_stay(lock: Any, path: str) -> None:
-    with lock:
-        stay(path)
-
-
 def wait_for_lock(lock: Any, path: str) -> None:
     write_pid(path)
     with lock:
         pass
-
-
-def square(x: int) -> int:
-    return x * x
