@@ -113,7 +113,12 @@ def running(pid: int) -> bool:
     """Whether a process is there, and is more than an entry that nobody has reaped."""
     if sys.platform == "win32":
         return not is_gone(pid)
-    return _stat(pid)[0] not in "ZX"
+    return not _has_ended(_stat(pid))
+
+
+def _has_ended(stat: list[str]) -> bool:
+    """Whether all threads have: until then a process that was killed is a zombie that cannot be reaped."""
+    return stat[0] == "X" or (stat[0] == "Z" and stat[17] == "1")
 
 
 def kill(pid: int) -> None:
@@ -138,9 +143,9 @@ def _processes() -> dict[int, list[int]]:
         return found
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            state, parent, *_ = _stat(int(entry.name))
-            if state not in "ZX":
-                found.setdefault(int(parent), []).append(int(entry.name))
+            stat = _stat(int(entry.name))
+            if not _has_ended(stat):
+                found.setdefault(int(stat[1]), []).append(int(entry.name))
     return found
 
 
