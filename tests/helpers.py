@@ -191,7 +191,7 @@ def end_what_was_started() -> None:
 
 def workers(pool: LockedPool) -> list[int]:
     """The pids of the workers that a pool has now."""
-    return [process.pid for process in pool._pool]
+    return [process.pid for process in list(pool._pool)]  # a copy: it is changed by another thread
 
 
 def are_replaced(pool: LockedPool, killed: list[int]) -> bool:

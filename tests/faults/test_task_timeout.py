@@ -27,7 +27,8 @@ def make_overdue(pool: LockedPool, path: Path, *, by: float = 3600) -> None:
     """Once a task has written its pid to *path*, have the pool believe that it began so much earlier."""
     pid = wait_for_pid(path)
     event_loop: Any = vars(pool._supervisor)["_event_loop"]
-    (worker,) = [worker for worker in event_loop._workers if worker.pid == pid]
+    # Of a list that is changed meanwhile, as another worker ends, a loop would miss one.
+    (worker,) = [worker for worker in list(event_loop._workers) if worker.pid == pid]
     worker.state.words.view[BEGUN_AT] -= int(by * 1e9)
     event_loop._task_timeouts._next_check = 0.0
     event_loop._wakeup.wake()
