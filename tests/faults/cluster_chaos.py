@@ -69,19 +69,21 @@ class Troublemaker(threading.Thread):
         seed: Of the random numbers.
         every: Seconds between two events, on average.
         workers: How many workers there should be.
+        end: When it ends, on the monotonic clock: workers that are slow to start might never get to a task.
     """
 
-    def __init__(self, client: Any, seed: int, every: float, workers: int) -> None:
+    def __init__(self, client: Any, seed: int, every: float, workers: int, end: float) -> None:
         super().__init__()
         self.done: collections.Counter[str] = collections.Counter()
         self.stopped = threading.Event()
         self._client = client
         self._random = random.Random(seed)
-        self._every = every
+        self._rate = 1 / every
         self._workers = workers
+        self._end = end
 
     def run(self) -> None:
-        while not self.stopped.wait(self._random.expovariate(1 / self._every)):
+        while time.monotonic() < self._end and not self.stopped.wait(self._random.expovariate(self._rate)):
             event = self._random.choice(EVENTS)
             with contextlib.suppress(Exception):  # the worker has just gone
                 workers = self._client.run_on_scheduler(workers_of)
@@ -118,9 +120,9 @@ def run(*, seconds: float, workers: int, threads: int, seed: int, every: float) 
         dask_locked_pool(client) as pool,
     ):
         (Path(directory) / "count").touch()
-        trouble = Troublemaker(client, seed, every, workers)
-        trouble.start()
         end = time.monotonic() + seconds
+        trouble = Troublemaker(client, seed, every, workers, end)
+        trouble.start()
         number = 0
         try:
             while time.monotonic() < end:
