@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 # What needs Dask is imported when it is wanted: the tests are skipped where that is not installed.
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of this folder the time that it takes to start and end a cluster on a busy machine."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(30))
-
-
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """A client of a cluster of two processes with two threads each."""

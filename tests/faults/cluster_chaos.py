@@ -62,28 +62,31 @@ def workers_of(dask_scheduler: Any) -> list[tuple[str, int]]:
 
 
 class Troublemaker(threading.Thread):
-    """Does harm to the workers of a cluster, one after the other.
+    """Does harm to the workers of a cluster, one after the other, each time after a task was done.
+
+    However slowly workers start, some then get to their tasks.
 
     Args:
         client: The client of the cluster.
         seed: Of the random numbers.
         every: Seconds between two events, on average.
         workers: How many workers there should be.
-        end: When it ends, on the monotonic clock: workers that are slow to start might never get to a task.
     """
 
-    def __init__(self, client: Any, seed: int, every: float, workers: int, end: float) -> None:
+    def __init__(self, client: Any, seed: int, every: float, workers: int) -> None:
         super().__init__()
         self.done: collections.Counter[str] = collections.Counter()
+        self.task_done = threading.Event()
         self.stopped = threading.Event()
         self._client = client
         self._random = random.Random(seed)
-        self._rate = 1 / every
+        self._every = every
         self._workers = workers
-        self._end = end
 
     def run(self) -> None:
-        while time.monotonic() < self._end and not self.stopped.wait(self._random.expovariate(self._rate)):
+        while not self.stopped.wait(self._random.expovariate(1 / self._every)):
+            self.task_done.wait()
+            self.task_done.clear()
             event = self._random.choice(EVENTS)
             with contextlib.suppress(Exception):  # the worker has just gone
                 workers = self._client.run_on_scheduler(workers_of)
@@ -120,23 +123,27 @@ def run(*, seconds: float, workers: int, threads: int, seed: int, every: float) 
         dask_locked_pool(client) as pool,
     ):
         (Path(directory) / "count").touch()
-        end = time.monotonic() + seconds
-        trouble = Troublemaker(client, seed, every, workers, end)
+        trouble = Troublemaker(client, seed, every, workers)
         trouble.start()
+        end = time.monotonic() + seconds
         number = 0
         try:
-            while time.monotonic() < end:
+            while not trouble.stopped.is_set():
                 results = [pool.apply_async(increment, (directory, number + i)) for i in range(100)]
                 number += len(results)
                 for result in results:
                     try:
                         result.get(60)
                         outcomes["done"] += 1
+                        trouble.task_done.set()
                     except DaskWorkerDiedError as error:
                         outcomes["died"] += 1
                         outcomes["died holding"] += bool(error.locks_held)
+                    if time.monotonic() > end and outcomes["died"]:
+                        trouble.stopped.set()
         finally:
             trouble.stopped.set()
+            trouble.task_done.set()
             trouble.join()
         count = int((Path(directory) / "count").read_bytes() or 0)
         begun = len(list(Path(directory).glob("begun-*")))
