@@ -184,13 +184,14 @@ def test_disk_that_becomes_full(tmp_path: Path) -> None:
         pytest.skip("only root can mount one")
     try:
         done = run("--log", "disk/log", directory=tmp_path)
-        lines = (disk / "log").read_text().splitlines()
+        # The job ends with the first error, other workers perhaps before they removed what a record has left.
+        *lines, _cut = (disk / "log").read_text().split("\n")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert (done.returncode, done.stdout) == (3, "")
     assert "disk/log cannot be written: OSError: [Errno 28] No space left on device\n" in done.stderr
     assert len(lines) > 50
-    assert all(COST.fullmatch(line) for line in lines)
+    assert [line for line in lines if not COST.fullmatch(line)] == []
 
 
 def test_two_runs_can_be_told_apart(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import timeout_tasks as long
 
 from helpers import Factory, running, wait_for_pid, wait_until
 from poollock import LockedPool, TaskTimeoutError, locked_pool
-from poollock._worker.worker_socket import BEGUN_AT
+from poollock._worker.worker_socket import BEGUN_AT, LAST_BEGUN
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
@@ -27,11 +28,19 @@ def make_overdue(pool: LockedPool, path: Path, *, by: float = 3600) -> None:
     """Once a task has written its pid to *path*, have the pool believe that it began so much earlier."""
     pid = wait_for_pid(path)
     event_loop: Any = vars(pool._supervisor)["_event_loop"]
-    # Of a list that is changed meanwhile, as another worker ends, a loop would miss one.
-    (worker,) = [worker for worker in list(event_loop._workers) if worker.pid == pid]
-    worker.state.words.view[BEGUN_AT] -= int(by * 1e9)
-    event_loop._task_timeouts._next_check = 0.0
-    event_loop._wakeup.wake()
+
+    aged = threading.Event()
+
+    def age() -> None:
+        (worker,) = [worker for worker in event_loop._workers if worker.pid == pid]
+        words = worker.state.words.view
+        if worker.in_flight[0].number == words[LAST_BEGUN]:  # it has read the outcome of the task before
+            words[BEGUN_AT] -= int(by * 1e9)
+            event_loop._task_timeouts._next_check = 0.0
+            aged.set()
+
+    while not aged.is_set():
+        event_loop.call(age)  # in its thread, which changes all this itself
 
 
 def test_limit() -> None:
