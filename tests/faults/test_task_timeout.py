@@ -28,7 +28,6 @@ def make_overdue(pool: LockedPool, path: Path, *, by: float = 3600) -> None:
     """Once a task has written its pid to *path*, have the pool believe that it began so much earlier."""
     pid = wait_for_pid(path)
     event_loop: Any = vars(pool._supervisor)["_event_loop"]
-
     aged = threading.Event()
 
     def age() -> None:
